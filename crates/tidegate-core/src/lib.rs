@@ -1,0 +1,15 @@
+//! Words and laws of Tidegate. Opens no socket and no file, and reads no clock but through [`clock::Clock`].
+
+pub mod clock;
+pub mod decide;
+pub mod delivery;
+pub mod event;
+pub mod fault;
+pub mod guard;
+pub mod handler;
+pub mod limits;
+pub mod names;
+pub mod notice;
+pub mod order;
+pub mod service;
+pub mod store;

@@ -1,0 +1,118 @@
+//! Every limit of the product in one place, with the relations between them checked at compile time.
+//!
+//! The page `docs/reference/limits.md` is generated from [`ALL`].
+
+use std::time::Duration;
+
+macro_rules! limits {
+    ($($(#[doc = $doc:literal])+ $name:ident: $ty:ty = $value:expr, $unit:literal;)+) => {
+        $($(#[doc = $doc])+ pub const $name: $ty = $value;)+
+
+        /// One row of the generated page of limits.
+        #[derive(Debug, Clone, Copy)]
+        pub struct Limit {
+            /// Constant's name.
+            pub name: &'static str,
+            /// Its value in `unit`.
+            pub value: u64,
+            /// Unit of `value`.
+            pub unit: &'static str,
+            /// What it bounds.
+            pub about: &'static str,
+        }
+
+        /// All limits, in the order of this file.
+        pub const ALL: &[Limit] = &[
+            $(Limit { name: stringify!($name), value: $name as u64, unit: $unit, about: concat!($($doc, " "),+) },)+
+        ];
+    };
+}
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+limits! {
+    /// Longest name of a stream, group, target or module.
+    NAME_BYTES_MAX: usize = 128, "bytes";
+    /// Largest stored event: attributes and data together.
+    EVENT_BYTES_MAX: usize = MIB, "bytes";
+    /// Longest single CloudEvents attribute value.
+    ATTRIBUTE_BYTES_MAX: usize = 4 * KIB, "bytes";
+    /// Most CloudEvents extension attributes on one event.
+    EXTENSIONS_MAX: usize = 64, "attributes";
+    /// Most events in one publish request.
+    BATCH_EVENTS_MAX: usize = 10_000, "events";
+    /// Largest body of a publish request.
+    BODY_BYTES_MAX: usize = 16 * MIB, "bytes";
+    /// Deepest nesting of JSON that is accepted at the edge.
+    JSON_DEPTH_MAX: usize = 64, "levels";
+    /// Largest header section of a request.
+    HEADER_BYTES_MAX: usize = 32 * KIB, "bytes";
+    /// Most headers of a request.
+    HEADERS_MAX: usize = 100, "headers";
+    /// Most connections that one listener holds at once.
+    CONNECTIONS_MAX: usize = 4096, "connections";
+    /// Longest time in which a client must deliver the head of a request, in seconds.
+    HEADER_READ_SECONDS: u64 = 10, "seconds";
+    /// Longest time that one API request may take, long polls aside, in seconds.
+    REQUEST_SECONDS_MAX: u64 = 60, "seconds";
+    /// Longest wait of a long poll.
+    CLAIM_WAIT_SECONDS_MAX: u64 = 30, "seconds";
+    /// Most deliveries lent by one claim.
+    CLAIM_MAX: usize = 1_000, "deliveries";
+    /// Most bytes of events lent by one claim; at least one delivery is lent whatever its size.
+    CLAIM_BYTES_MAX: usize = 8 * MIB, "bytes";
+    /// Most settlements in one request.
+    SETTLE_MAX: usize = 10_000, "settlements";
+    /// Most workers of one group.
+    WORKERS_MAX: usize = 4_096, "workers";
+    /// Most deliveries of one group that may be lent at a time.
+    IN_FLIGHT_MAX: usize = 65_536, "deliveries";
+    /// Most deliveries of one group that may wait in memory behind a busy order key before the group stops looking further.
+    ORDER_LOOKAHEAD_MAX: usize = 65_536, "deliveries";
+    /// Longest and shortest lease, in seconds.
+    LEASE_SECONDS_MAX: u64 = 12 * 3600, "seconds";
+    /// Most attempts a policy may ask for.
+    ATTEMPTS_MAX: u32 = 1_000, "attempts";
+    /// Attempts whose time and message are kept with a delivery; older ones are only counted.
+    HISTORY_MAX: usize = 20, "attempts";
+    /// Longest stored fault message; the rest is cut.
+    FAULT_BYTES_MAX: usize = 1024, "bytes";
+    /// Crashes of a handler on one delivery before it is quarantined in the dead letters.
+    CRASHES_MAX: u32 = 3, "crashes";
+    /// Most entries answered by one list request.
+    PAGE_MAX: usize = 1_000, "entries";
+    /// Most bytes of one group commit.
+    COMMIT_BYTES_MAX: usize = MIB, "bytes";
+    /// Most operations that may wait for the next commit before callers are held back.
+    COMMIT_QUEUE_MAX: usize = 65_536, "operations";
+    /// Smallest segment of the journal.
+    SEGMENT_BYTES_MIN: usize = 8 * MIB, "bytes";
+    /// Largest segment of the journal.
+    SEGMENT_BYTES_MAX: usize = 64 * MIB, "bytes";
+    /// Recently written journal bytes that are kept in memory for readers at the tail.
+    TAIL_CACHE_BYTES: usize = 16 * MIB, "bytes";
+    /// Fingerprints of one ledger that are held in memory before they are sealed into a run on disk.
+    LEDGER_ACTIVE_MAX: usize = 131_072, "entries";
+    /// Free disk space under which publishes are refused while settling goes on.
+    DISK_RESERVE_BYTES: usize = 128 * MIB, "bytes";
+    /// Longest body that is read from the answer of an outside target.
+    ANSWER_BYTES_MAX: usize = 64 * KIB, "bytes";
+    /// Most dead letters that one reprocess, resolve or discard request moves in one atomic step.
+    DEAD_STEP_MAX: usize = 500, "entries";
+    /// Largest configuration file.
+    CONFIG_BYTES_MAX: usize = MIB, "bytes";
+}
+
+/// Time in which a client must deliver the head of a request.
+pub const HEADER_READ: Duration = Duration::from_secs(HEADER_READ_SECONDS);
+/// Longest wait of a long poll.
+pub const CLAIM_WAIT_MAX: Duration = Duration::from_secs(CLAIM_WAIT_SECONDS_MAX);
+
+const _: () = assert!(EVENT_BYTES_MAX <= BODY_BYTES_MAX);
+const _: () = assert!(ATTRIBUTE_BYTES_MAX * 4 <= EVENT_BYTES_MAX);
+const _: () = assert!(2 * EVENT_BYTES_MAX + COMMIT_BYTES_MAX < SEGMENT_BYTES_MIN, "a commit must fit the smallest segment");
+const _: () = assert!(SEGMENT_BYTES_MIN <= SEGMENT_BYTES_MAX);
+const _: () = assert!(CLAIM_WAIT_SECONDS_MAX < REQUEST_SECONDS_MAX, "a long poll must fit a request");
+const _: () = assert!(CLAIM_MAX <= IN_FLIGHT_MAX);
+const _: () = assert!(DEAD_STEP_MAX <= PAGE_MAX);

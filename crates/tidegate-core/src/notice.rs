@@ -1,0 +1,189 @@
+//! Everything worth knowing, as one closed enum. Logs, metrics, alerts, audit and tests all listen to the same notices.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use bytestring::ByteString;
+use parking_lot::RwLock;
+
+use crate::{
+    clock::Timestamp,
+    delivery::Position,
+    fault::FaultClass,
+    names::{GroupName, ModuleName, StreamName, TargetName},
+};
+
+macro_rules! notices {
+    ($($(#[doc = $doc:literal])+ $name:ident = $word:literal { $($(#[$field_doc:meta])* $field:ident: $ty:ty),* $(,)? })+) => {
+        /// Something worth knowing.
+        #[derive(Debug, Clone, PartialEq)]
+        pub enum Notice {
+            $($(#[doc = $doc])+ #[allow(missing_docs, reason = "the fields are named by the words of the glossary")] $name { $($(#[$field_doc])* $field: $ty),* },)+
+        }
+
+        impl Notice {
+            /// Returns the stable name.
+            pub fn name(&self) -> &'static str {
+                match self { $(Self::$name { .. } => $word,)+ }
+            }
+
+            /// Names, meanings and fields of all notices, for the generated page.
+            pub const ALL: &'static [(&'static str, &'static str, &'static [&'static str])] = &[
+                $(($word, concat!($($doc, " "),+), &[$(stringify!($field)),*]),)+
+            ];
+        }
+    };
+}
+
+notices! {
+    /// A listener is open.
+    ListenerBound = "listener.bound" { address: String }
+    /// The node takes work.
+    NodeReady = "node.ready" { took: Duration }
+    /// The node takes no new work and finishes what it holds.
+    NodeDraining = "node.draining" { grace: Duration }
+    /// The node has stopped; `clean` when nothing had to be aborted.
+    NodeStopped = "node.stopped" { clean: bool, still_running: u64 }
+    /// A part of the node ended in error and is started again after a wait.
+    ServiceRestarted = "service.restarted" { service: String, fault: String, after: Duration }
+    /// Events were accepted by a stream.
+    Accepted = "message.accepted" { stream: StreamName, count: u64, duplicates: u64 }
+    /// A publish was refused.
+    Refused = "message.refused" { stream: StreamName, reason: String }
+    /// Deliveries were lent; duplicates and expired ones were settled on the way.
+    Claimed = "group.claimed" { group: GroupName, count: u64, duplicates: u64, expired: u64 }
+    /// A handler started on a delivery.
+    AttemptStarted = "attempt.started" { group: GroupName, event: ByteString, position: Position, attempt: u32, waited: Duration }
+    /// A handler ended well.
+    AttemptDone = "attempt.done" { group: GroupName, event: ByteString, position: Position, attempt: u32, took: Duration }
+    /// A handler ended badly.
+    AttemptFailed = "attempt.failed" { group: GroupName, event: ByteString, position: Position, attempt: u32, took: Duration, class: FaultClass, message: String, retry_at: Option<Timestamp> }
+    /// A handler was interrupted; the attempt is not spent.
+    AttemptInterrupted = "attempt.interrupted" { group: GroupName, event: ByteString, position: Position, attempt: u32 }
+    /// Deliveries were settled and it is durable.
+    Settled = "group.settled" { group: GroupName, outcome: &'static str, count: u64 }
+    /// A lease ran out or a settle came too late; the delivery is or was lent again.
+    LeaseLost = "lease.lost" { group: GroupName, count: u64 }
+    /// A delivery was buried in the dead letters.
+    DeadLettered = "message.parked" { stream: StreamName, group: GroupName, event: ByteString, class: FaultClass, message: String, attempts: u32 }
+    /// Dead letters changed their state by an operator's action.
+    DeadMoved = "dlq.moved" { stream: StreamName, action: &'static str, count: u64, by: String, reason: String }
+    /// A group was paused.
+    GroupPaused = "group.paused" { group: GroupName, by: String, reason: String, until: Option<Timestamp> }
+    /// A group was resumed.
+    GroupResumed = "group.resumed" { group: GroupName, by: String }
+    /// The number of workers of a group changed.
+    GroupScaled = "group.scaled" { group: GroupName, workers: u64, by: String }
+    /// A target's breaker opened: groups stop claiming for it.
+    BreakerOpened = "breaker.opened" { target: TargetName, class: FaultClass, message: String, until: Timestamp }
+    /// A target's breaker lets one call through to see.
+    BreakerProbing = "breaker.probing" { target: TargetName }
+    /// A target's breaker closed.
+    BreakerClosed = "breaker.closed" { target: TargetName, open_for: Duration }
+    /// A target said that it wants nothing any more; it stays disabled until somebody resets it.
+    TargetDisabled = "target.disabled" { target: TargetName, message: String }
+    /// A call to a target ended.
+    TargetCalled = "target.called" { target: TargetName, result: &'static str, waited: Duration, took: Duration }
+    /// The store opened.
+    StoreOpened = "store.opened" { took: Duration, replayed: u64 }
+    /// The store found damage and isolated it.
+    StoreDamaged = "store.damaged" { place: String, what: String }
+    /// The store refuses publishes for now.
+    StoreRefusing = "store.refusing" { reason: String }
+    /// The store takes publishes again.
+    StoreRecovered = "store.recovered" {}
+    /// The store cannot write any more until the node is started again.
+    StoreFailed = "store.failed" { reason: String }
+    /// Something of a module happened that its own documents explain.
+    ModuleReported = "module.reported" { module: ModuleName, what: String }
+}
+
+/// Listens to notices. Called on the path of a message: it must be quick and must not block.
+pub trait Listener: Send + Sync {
+    /// Takes one notice.
+    fn notice(&self, notice: &Notice);
+}
+
+impl<F: Fn(&Notice) + Send + Sync> Listener for F {
+    fn notice(&self, notice: &Notice) {
+        self(notice);
+    }
+}
+
+/// Hands notices to all listeners. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Notices(Arc<RwLock<Vec<Arc<dyn Listener>>>>);
+
+impl fmt::Debug for Notices {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Notices({} listeners)", self.0.read().len())
+    }
+}
+
+impl Notices {
+    /// Adds a listener for good.
+    pub fn listen(&self, listener: Arc<dyn Listener>) {
+        self.0.write().push(listener);
+    }
+
+    /// Hands a notice to every listener.
+    pub fn emit(&self, notice: &Notice) {
+        for listener in self.0.read().iter() {
+            listener.notice(notice);
+        }
+    }
+
+    /// Returns a stream of every notice from now on, for tests: waiting on it replaces sleeping.
+    pub fn tap(&self) -> Tap {
+        let (send, receive) = tokio::sync::mpsc::unbounded_channel();
+        self.listen(Arc::new(move |notice: &Notice| {
+            // A tap that was dropped listens no more; the notice is for the others.
+            drop(send.send(notice.clone()));
+        }));
+        Tap(receive)
+    }
+}
+
+/// Every notice from the moment it was made.
+#[derive(Debug)]
+pub struct Tap(tokio::sync::mpsc::UnboundedReceiver<Notice>);
+
+impl Tap {
+    /// Waits for the first notice for which `wanted` is true, dropping those before.
+    pub async fn wait_for(&mut self, mut wanted: impl FnMut(&Notice) -> bool) -> Option<Notice> {
+        loop {
+            let notice = self.0.recv().await?;
+            if wanted(&notice) {
+                return Some(notice);
+            }
+        }
+    }
+
+    /// Takes all notices that are there now.
+    pub fn drain(&mut self) -> Vec<Notice> {
+        std::iter::from_fn(|| self.0.try_recv().ok()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn taps_see_what_is_emitted() {
+        let notices = Notices::default();
+        let mut tap = notices.tap();
+        notices.emit(&Notice::StoreRecovered {});
+        notices.emit(&Notice::StoreRefusing { reason: "full".into() });
+        let seen = tap.wait_for(|notice| notice.name() == "store.refusing").await;
+        assert_eq!(seen, Some(Notice::StoreRefusing { reason: "full".into() }));
+        assert!(tap.drain().is_empty());
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let mut names: Vec<_> = Notice::ALL.iter().map(|(name, ..)| name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), Notice::ALL.len());
+    }
+}

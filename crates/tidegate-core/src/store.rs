@@ -1,0 +1,524 @@
+//! The seam to an engine: what stores streams, lends deliveries and remembers what is done.
+//!
+//! **Invariant:** no type of an engine leaks through here, and callers branch on [`Promises`], never on a name.
+//! What each call means is decided by the conformance suite in `tidegate-testkit`, which every engine passes whole.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytestring::ByteString;
+
+use crate::{
+    clock::Timestamp,
+    delivery::{Attempt, Delivery, LeaseToken, Position, Settled, SettleStatus},
+    event::Event,
+    fault::{FaultClass, Result},
+    names::{GroupName, StreamName},
+    order::OrderBy,
+};
+
+/// When the engine answers that an event is accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// After a sync to disk. Loss window: none.
+    Sync,
+    /// After handing it to the operating system; synced at least once per interval. Loss window on power loss: the interval.
+    Interval(Duration),
+    /// After handing it to the operating system. Loss window on power loss: what the system had not written, commonly 30 s.
+    Os,
+}
+
+/// How long settled events stay readable. A bound that is absent does not bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Retain {
+    /// Oldest age.
+    pub age: Option<Duration>,
+    /// Most events.
+    pub count: Option<u64>,
+    /// Most bytes of events.
+    pub bytes: Option<u64>,
+    /// Whether the bounds also remove events that a group has not settled; each is counted as dropped.
+    pub drop_unsettled: bool,
+}
+
+/// Window in which a repeated publish of one `source` and `id` is answered with the first position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DedupeWindow {
+    /// How far back in time.
+    pub window: Duration,
+    /// How many events back at most.
+    pub entries: u64,
+}
+
+/// A stream as it is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamSpec {
+    /// Name.
+    pub name: StreamName,
+    /// When an append is answered.
+    pub durability: Durability,
+    /// What is kept after it is settled.
+    pub retain: Retain,
+    /// Most unsettled events of the slowest group before appends are refused.
+    pub max_backlog: Option<u64>,
+    /// Dedupe of publishes; none = off.
+    pub dedupe: Option<DedupeWindow>,
+}
+
+/// Where a new group starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Start {
+    /// At the oldest kept event.
+    #[default]
+    Earliest,
+    /// After the newest event.
+    Latest,
+}
+
+/// What a failed head of an order key does to those behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnFailure {
+    /// The next of the key may run while the failed one waits for its retry.
+    #[default]
+    Skip,
+    /// The key waits until the failed one is done or dead.
+    Block,
+}
+
+/// A group as it is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupSpec {
+    /// Name, unique in the node.
+    pub name: GroupName,
+    /// Stream it reads.
+    pub stream: StreamName,
+    /// Where it starts when it is new.
+    pub start: Start,
+    /// Order key; none = no order.
+    pub order_by: Option<OrderBy>,
+    /// What a failed head does to its key.
+    pub on_failure: OnFailure,
+    /// How long the ledger remembers what is done; none = no ledger.
+    pub ledger: Option<Duration>,
+    /// Whether each claim is made durable before it is handed out, so that a handler that kills the process is counted.
+    pub mark_claims: bool,
+}
+
+/// What an engine promises. Callers branch on this, never on the engine's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Promises {
+    /// Order per key is kept.
+    pub ordered_by_key: bool,
+    /// Settlement, ledger entry, dead letter and outputs are one transaction.
+    pub atomic_settle: bool,
+    /// Several processes may share a group.
+    pub shared: bool,
+    /// `wait` returns as soon as there is work.
+    pub wakes: bool,
+    /// State survives the end of the process.
+    pub durable: bool,
+    /// The loss window in words, for the operator.
+    pub loss_window: String,
+    /// The window in which an effect may be repeated, in words.
+    pub duplicate_window: String,
+}
+
+/// Answer to one appended event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// Its position; of the first one when it is a duplicate.
+    pub position: Position,
+    /// Whether it was already accepted inside the dedupe window.
+    pub duplicate: bool,
+}
+
+/// An event as it is stored.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    /// Place in the stream.
+    pub position: Position,
+    /// When it was accepted.
+    pub accepted_at: Timestamp,
+    /// The event.
+    pub event: Event,
+}
+
+/// A page of a longer answer.
+#[derive(Debug, Clone)]
+pub struct Page<T> {
+    /// The entries.
+    pub items: Vec<T>,
+    /// Where the next page starts; none at the end.
+    pub next: Option<Position>,
+}
+
+/// What a group asks for.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    /// The group.
+    pub group: GroupName,
+    /// Most deliveries; never more than there are free workers.
+    pub max: usize,
+    /// How long the lease lasts.
+    pub lease: Duration,
+}
+
+/// What a group is lent, and what was settled on the way without being lent.
+#[derive(Debug, Clone, Default)]
+pub struct Claimed {
+    /// The deliveries.
+    pub deliveries: Vec<Delivery>,
+    /// Events found in the ledger: settled as duplicates.
+    pub duplicates: u32,
+    /// Events past their `expirytime`: settled as expired.
+    pub expired: u32,
+    /// Leases that had run out; their deliveries are back in the group with one more crash.
+    pub leases_lost: u32,
+    /// When the next waiting delivery becomes due, when nothing is due now.
+    pub next_due: Option<Timestamp>,
+}
+
+/// Counts of one stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamStatus {
+    /// Name.
+    pub name: StreamName,
+    /// Oldest kept position; none when empty.
+    pub first: Option<Position>,
+    /// Newest position; none when empty.
+    pub last: Option<Position>,
+    /// Kept events.
+    pub count: u64,
+    /// Bytes of kept events.
+    pub bytes: u64,
+    /// Events ever accepted.
+    pub accepted: u64,
+    /// Publishes answered as duplicates since the start of the process.
+    pub duplicates: u64,
+    /// Positions lost to corruption of the store.
+    pub quarantined: u64,
+    /// Groups that read it.
+    pub groups: Vec<GroupName>,
+}
+
+/// Counts of one group. `accepted = done + waiting + scheduled + in_flight + dead + expired + dropped`, always.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupStatus {
+    /// Name.
+    pub name: GroupName,
+    /// Stream it reads.
+    pub stream: StreamName,
+    /// Events accepted since its start.
+    pub accepted: u64,
+    /// Settled as done; duplicates included.
+    pub done: u64,
+    /// Of those, settled without an attempt because the ledger knew them or they were meant for another group.
+    pub duplicates: u64,
+    /// May run now, or waits behind its order key.
+    pub waiting: u64,
+    /// Waits for a time.
+    pub scheduled: u64,
+    /// Lent to a worker.
+    pub in_flight: u64,
+    /// Buried in the dead letters, whatever became of them there.
+    pub dead: u64,
+    /// Settled as expired.
+    pub expired: u64,
+    /// Removed by policy or lost to corruption before it was settled.
+    pub dropped: u64,
+    /// Age of the oldest event that may run now.
+    pub oldest_waiting: Option<Duration>,
+    /// Order keys whose next delivery waits behind a busy or failed one.
+    pub blocked_keys: u64,
+    /// Leases lost since the start of the process: settles that came too late and leases that ran out.
+    pub leases_lost: u64,
+}
+
+impl GroupStatus {
+    /// Returns what is missing in the accounting; anything but zero is a fault of Tidegate.
+    pub fn difference(&self) -> i64 {
+        let counted = self.done + self.waiting + self.scheduled + self.in_flight + self.dead + self.expired + self.dropped;
+        i64::try_from(self.accepted).unwrap_or(i64::MAX) - i64::try_from(counted).unwrap_or(i64::MAX)
+    }
+}
+
+/// State of a dead letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeadState {
+    /// Waits for somebody.
+    Parked,
+    /// Went back into its stream.
+    Reprocessed,
+    /// Somebody took care of it elsewhere.
+    Resolved,
+    /// Somebody gave it up.
+    Discarded,
+    /// Retention gave it up.
+    Expired,
+}
+
+impl DeadState {
+    /// All states, in the order of their stored numbers.
+    pub const ALL: [Self; 5] = [Self::Parked, Self::Reprocessed, Self::Resolved, Self::Discarded, Self::Expired];
+
+    /// Returns the word used in JSON and documents.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Parked => "parked",
+            Self::Reprocessed => "reprocessed",
+            Self::Resolved => "resolved",
+            Self::Discarded => "discarded",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+/// A dead letter: the untouched event and everything known of its death.
+#[derive(Debug, Clone)]
+pub struct DeadLetter {
+    /// Its place in the dead-letter stream; its id.
+    pub id: Position,
+    /// Stream it came from.
+    pub stream: StreamName,
+    /// Group that could not process it.
+    pub group: GroupName,
+    /// Its place in the stream it came from.
+    pub position: Position,
+    /// State.
+    pub state: DeadState,
+    /// The event, untouched.
+    pub event: Event,
+    /// Class of the last fault.
+    pub class: FaultClass,
+    /// Message of the last fault.
+    pub message: ByteString,
+    /// The message without its variable parts.
+    pub signature: ByteString,
+    /// Attempts, oldest first, at most [`crate::limits::HISTORY_MAX`].
+    pub attempts: Vec<Attempt>,
+    /// When it was buried.
+    pub failed_at: Timestamp,
+    /// Fingerprint of the configuration at that time.
+    pub config: ByteString,
+    /// Who changed its state, when and why; none while it was never touched.
+    pub changed: Option<DeadChange>,
+}
+
+/// Who changed the state of a dead letter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadChange {
+    /// When.
+    pub at: Timestamp,
+    /// Who.
+    pub by: ByteString,
+    /// Why.
+    pub note: ByteString,
+    /// Where it went, when it was reprocessed.
+    pub position: Option<Position>,
+}
+
+/// Which dead letters; newest first.
+#[derive(Debug, Clone, Default)]
+pub struct DeadQuery {
+    /// Only in this state.
+    pub state: Option<DeadState>,
+    /// Only of this group.
+    pub group: Option<GroupName>,
+    /// Only older than this id.
+    pub before: Option<Position>,
+    /// Only buried at or after this time.
+    pub since: Option<Timestamp>,
+    /// Most entries.
+    pub limit: usize,
+}
+
+/// What is done with dead letters.
+#[derive(Debug, Clone, PartialEq)]
+pub enum DeadAction {
+    /// Back into the stream it came from, for the group that buried it, with the same event, key and history.
+    Reprocess {
+        /// Also when it was reprocessed before.
+        force: bool,
+        /// An edited event in place of the original, which stays untouched; must keep `id` and `source`.
+        edited: Option<Box<Event>>,
+    },
+    /// Somebody took care of it elsewhere.
+    Resolve,
+    /// Give it up.
+    Discard,
+}
+
+/// A step on dead letters: all of it in one commit.
+#[derive(Debug, Clone)]
+pub struct DeadStep {
+    /// Stream: the source stream or its `.dlq`.
+    pub stream: StreamName,
+    /// The entries; at most [`crate::limits::DEAD_STEP_MAX`].
+    pub ids: Vec<Position>,
+    /// What is done.
+    pub action: DeadAction,
+    /// Who does it.
+    pub by: ByteString,
+    /// Why.
+    pub note: ByteString,
+}
+
+/// What became of one entry of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeadStepStatus {
+    /// Done; for a reprocess with the new position.
+    Moved(Option<Position>),
+    /// There is no such entry.
+    Missing,
+    /// Its state forbids it.
+    Refused(DeadState),
+}
+
+/// Dead letters of one stream in numbers.
+#[derive(Debug, Clone, Default)]
+pub struct DeadReport {
+    /// Entries buried in the time asked for, whatever their state.
+    pub total: u64,
+    /// Of those, by state.
+    pub states: Vec<(DeadState, u64)>,
+    /// Of those, by signature: count and newest example, most frequent first.
+    pub signatures: Vec<(ByteString, u64, Position)>,
+    /// Of those, by event type.
+    pub kinds: Vec<(ByteString, u64)>,
+    /// Of those, by group.
+    pub groups: Vec<(GroupName, u64)>,
+    /// Of those, by class.
+    pub classes: Vec<(FaultClass, u64)>,
+    /// When the oldest parked entry was buried.
+    pub oldest: Option<Timestamp>,
+    /// All parked entries, whenever they were buried, by group.
+    pub parked: Vec<(GroupName, u64)>,
+}
+
+/// Size and cost of a ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LedgerStatus {
+    /// Entries remembered.
+    pub entries: u64,
+    /// Bytes on disk.
+    pub disk_bytes: u64,
+    /// Bytes in memory.
+    pub memory_bytes: u64,
+}
+
+/// State of the engine, for health and metrics.
+#[derive(Debug, Clone, Default)]
+pub struct StoreStatus {
+    /// Engine's name.
+    pub engine: &'static str,
+    /// Why nothing can be written, for good, until a restart; none when well.
+    pub failed: Option<String>,
+    /// Why publishes are refused for now; none when well.
+    pub refusing: Option<String>,
+    /// Damage found: corrupt records, cut tails; each with place and consequence.
+    pub damage: Vec<String>,
+    /// Bytes by what they are for.
+    pub bytes: Vec<(&'static str, u64)>,
+    /// Syncs done.
+    pub syncs: u64,
+    /// Counts of syncs up to each bound of [`SYNC_BOUNDS`] in seconds, then all above; and their total time.
+    pub sync_counts: Vec<u64>,
+    /// Sum of the time of all syncs.
+    pub sync_time: Duration,
+    /// Counters of the commit path, by name.
+    pub counters: Vec<(&'static str, u64)>,
+    /// When the engine last made progress or found nothing to do.
+    pub progress_at: Option<Timestamp>,
+}
+
+/// Upper bounds in seconds of the histogram of sync times.
+pub const SYNC_BOUNDS: [f64; 12] =
+    [0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0];
+
+/// Streams, groups and their deliveries.
+#[async_trait]
+pub trait Broker: Send + Sync {
+    /// Says what this engine promises.
+    fn promises(&self) -> Promises;
+
+    /// Creates a stream or changes its settings. Its dead-letter stream comes with it.
+    async fn declare_stream(&self, spec: &StreamSpec) -> Result<()>;
+
+    /// Creates a group or changes its settings; its stream must exist and cannot change.
+    async fn declare_group(&self, spec: &GroupSpec) -> Result<()>;
+
+    /// Forgets a group, so that it no longer holds back retention.
+    async fn remove_group(&self, group: &GroupName) -> Result<()>;
+
+    /// Appends events, all or none; returns when they are durable as their stream promises, in input order.
+    async fn append(&self, stream: &StreamName, events: Vec<Event>) -> Result<Vec<Appended>>;
+
+    /// Reads events from a position on.
+    async fn read(&self, stream: &StreamName, from: Position, max: usize) -> Result<Page<Stored>>;
+
+    /// Lends deliveries.
+    async fn claim(&self, ask: &Claim) -> Result<Claimed>;
+
+    /// Extends leases; false where the lease was lost.
+    async fn extend(&self, tokens: &[LeaseToken], until: Timestamp) -> Result<Vec<bool>>;
+
+    /// Settles deliveries in one commit; returns when it is durable, in input order.
+    async fn settle(&self, settled: Vec<Settled>) -> Result<Vec<SettleStatus>>;
+
+    /// Returns when the group may have work, at the latest at `until`. A hint: polling is the truth.
+    async fn wait(&self, group: &GroupName, until: Timestamp);
+
+    /// Returns all streams, dead-letter streams included.
+    async fn streams(&self) -> Result<Vec<StreamStatus>>;
+
+    /// Returns all groups.
+    async fn groups(&self) -> Result<Vec<GroupStatus>>;
+
+    /// Returns one group.
+    async fn group(&self, group: &GroupName) -> Result<GroupStatus>;
+
+    /// Lists dead letters, newest first.
+    async fn dead_letters(&self, stream: &StreamName, query: &DeadQuery) -> Result<Page<DeadLetter>>;
+
+    /// Returns one dead letter.
+    async fn dead_letter(&self, stream: &StreamName, id: Position) -> Result<DeadLetter>;
+
+    /// Moves dead letters in one commit; returns what became of each, in input order.
+    async fn move_dead(&self, step: &DeadStep) -> Result<Vec<DeadStepStatus>>;
+
+    /// Counts dead letters buried since a time.
+    async fn dead_report(&self, stream: &StreamName, since: Timestamp) -> Result<DeadReport>;
+
+    /// Keeps a small piece of control state, such as "this group is paused", durably.
+    async fn put_state(&self, key: &str, value: Option<&[u8]>) -> Result<()>;
+
+    /// Returns the control state whose keys start with `prefix`.
+    async fn states(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>>;
+
+    /// Does due upkeep: retention, cleaning, checkpoints, sealing of the ledger. Idempotent.
+    async fn upkeep(&self) -> Result<()>;
+
+    /// Returns health and counters.
+    fn status(&self) -> StoreStatus;
+
+    /// Finishes what is queued, writes a checkpoint and closes. Later calls fail.
+    async fn close(&self) -> Result<()>;
+}
+
+/// What a group remembers of what is done. Makes a redelivered or repeated event a no-op.
+#[async_trait]
+pub trait Ledger: Send + Sync {
+    /// Tells for each `(source, id)` whether the group has done it.
+    async fn done(&self, group: &GroupName, events: &[(ByteString, ByteString)]) -> Result<Vec<bool>>;
+
+    /// Forgets one entry, so that the event may run again; false when there was none.
+    async fn forget(&self, group: &GroupName, source: &str, id: &str) -> Result<bool>;
+
+    /// Returns size and cost.
+    async fn ledger_status(&self, group: &GroupName) -> Result<LedgerStatus>;
+}
+
+/// An engine.
+pub trait Store: Broker + Ledger {}
+impl<T: Broker + Ledger> Store for T {}
