@@ -1,1 +1,3 @@
-//! Placeholder.
+//! The engines that store streams.
+
+pub mod disk;
