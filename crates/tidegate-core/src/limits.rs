@@ -98,6 +98,10 @@ limits! {
     DISK_RESERVE_BYTES: usize = 128 * MIB, "bytes";
     /// Longest body that is read from the answer of an outside target.
     ANSWER_BYTES_MAX: usize = 64 * KIB, "bytes";
+    /// Longest time in which an outside target must take a connection.
+    CONNECT_SECONDS_MAX: u64 = 5, "seconds";
+    /// Longest wait that an outside target may ask for; a longer one is cut.
+    RETRY_AFTER_SECONDS_MAX: u64 = 3600, "seconds";
     /// Most dead letters that one reprocess, resolve or discard request moves in one atomic step.
     DEAD_STEP_MAX: usize = 500, "entries";
     /// Largest configuration file.
