@@ -60,7 +60,7 @@ fn named(text: &str) -> Vec<(usize, &str)> {
             is_inside = line == HEADING;
         }
         if is_inside {
-            let quoted = line.split('`').skip(1).step_by(2);
+            let quoted = line.split('`').skip(1).step_by(2).map(|quoted| quoted.trim_start_matches("./"));
             named.extend(quoted.filter(|quoted| is_path(quoted)).map(|quoted| (number + 1, quoted)));
         }
     }
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
     use crate::tidy::expect;
 
-    const MAP: &str = "# A\n`no/map` here\n## Code map\n- `crates/a/`: all.\n- `crates/a/src/b/`: `GET /x/y` and `a/{b}`.\n## Next\n`no/map`\n";
+    const MAP: &str = "# A\n`no/map` here\n## Code map\n- `crates/a/`: all.\n- `crates/a/src/b/`: `GET /x/y`, `./run` and `a/{b}`.\n## Next\n`no/map`\n";
 
     #[test]
     fn every_folder_is_named() {
