@@ -13,6 +13,9 @@ use crate::rust::Rust;
 /// Folders that are never part of the sources.
 const SKIPPED: [&str; 5] = [".git", "target", "node_modules", "__pycache__", "data"];
 
+/// File by which cargo and other tools mark a folder that can be made again.
+const CACHE_MARK: &str = "CACHEDIR.TAG";
+
 /// All files of the repository, in order of their paths.
 pub(crate) struct Tree {
     pub(crate) files: Vec<File>,
@@ -102,9 +105,11 @@ fn collect(folder: &Path, paths: &mut Vec<PathBuf>) -> anyhow::Result<()> {
         let entry = entry.with_context(|| format!("list {}", folder.display()))?;
         let Ok(kind) = entry.file_type() else { continue };
         let name = entry.file_name();
-        let skipped = SKIPPED.iter().any(|skipped| name == *skipped);
-        if kind.is_dir() && !skipped {
-            collect(&entry.path(), paths)?;
+        if kind.is_dir() {
+            let is_skipped = SKIPPED.iter().any(|skipped| name == *skipped);
+            if !is_skipped && !entry.path().join(CACHE_MARK).exists() {
+                collect(&entry.path(), paths)?;
+            }
         } else if kind.is_file() {
             paths.push(entry.path());
         }
@@ -134,7 +139,7 @@ mod tests {
     #[test]
     fn build_output_is_not_read() {
         let root = tempfile::tempdir().unwrap();
-        for path in ["src/lib.rs", "target/debug/x.rs", ".git/config"] {
+        for path in ["src/lib.rs", "target/debug/x.rs", ".git/config", "out/CACHEDIR.TAG", "out/x.rs"] {
             let path = root.path().join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "//! Text.\n").unwrap();
