@@ -43,7 +43,9 @@ limits! {
     /// Most events in one publish request.
     BATCH_EVENTS_MAX: usize = 10_000, "events";
     /// Largest body of a publish request.
-    BODY_BYTES_MAX: usize = 16 * MIB, "bytes";
+    BODY_BYTES_MAX: usize = 4 * MIB, "bytes";
+    /// Largest atomic step of the store: a batch of events, or settlements with their dead letters and outputs.
+    STEP_BYTES_MAX: usize = 5 * MIB, "bytes";
     /// Deepest nesting of JSON that is accepted at the edge.
     JSON_DEPTH_MAX: usize = 64, "levels";
     /// Largest header section of a request.
@@ -106,6 +108,12 @@ limits! {
     DEAD_STEP_MAX: usize = 500, "entries";
     /// Largest configuration file.
     CONFIG_BYTES_MAX: usize = MIB, "bytes";
+    /// Deepest nesting of a configuration file, aliases resolved.
+    CONFIG_DEPTH_MAX: usize = 64, "levels";
+    /// Most keys and values of a configuration file, aliases resolved.
+    CONFIG_NODES_MAX: usize = 100_000, "values";
+    /// Most mistakes of one configuration file that are reported at once.
+    CONFIG_ERRORS_MAX: usize = 50, "mistakes";
 }
 
 /// Time in which a client must deliver the head of a request.
@@ -115,7 +123,8 @@ pub const CLAIM_WAIT_MAX: Duration = Duration::from_secs(CLAIM_WAIT_SECONDS_MAX)
 
 const _: () = assert!(EVENT_BYTES_MAX <= BODY_BYTES_MAX);
 const _: () = assert!(ATTRIBUTE_BYTES_MAX * 4 <= EVENT_BYTES_MAX);
-const _: () = assert!(2 * EVENT_BYTES_MAX + COMMIT_BYTES_MAX < SEGMENT_BYTES_MIN, "a commit must fit the smallest segment");
+const _: () = assert!(STEP_BYTES_MAX + 2 * COMMIT_BYTES_MAX < SEGMENT_BYTES_MIN, "a commit must fit the smallest segment");
+const _: () = assert!(BODY_BYTES_MAX + 64 * BATCH_EVENTS_MAX <= STEP_BYTES_MAX, "a request must fit one step");
 const _: () = assert!(SEGMENT_BYTES_MIN <= SEGMENT_BYTES_MAX);
 const _: () = assert!(CLAIM_WAIT_SECONDS_MAX < REQUEST_SECONDS_MAX, "a long poll must fit a request");
 const _: () = assert!(CLAIM_MAX <= IN_FLIGHT_MAX);
