@@ -93,12 +93,17 @@ fn print_builds(root: &Path, tree: &Tree) -> anyhow::Result<()> {
         fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
         fs::copy(root.join(&file.path), &to).with_context(|| format!("copy to {}", to.display()))?;
     }
+    let built = print_scratch_builds(&scratch);
+    fs::remove_dir_all(&scratch).with_context(|| format!("remove {}", scratch.display()))?;
+    built
+}
+
+fn print_scratch_builds(scratch: &Path) -> anyhow::Result<()> {
     ui::line("\nbuild of the whole workspace, dev profile:");
-    print_build(&scratch, "cold", None)?;
-    print_build(&scratch, "warm, nothing changed", None)?;
-    print_build(&scratch, "warm, tidegate changed", Some("crates/tidegate/src/main.rs"))?;
-    print_build(&scratch, "warm, tidegate-core changed", Some("crates/tidegate-core/src/lib.rs"))?;
-    fs::remove_dir_all(&scratch).with_context(|| format!("remove {}", scratch.display()))
+    print_build(scratch, "cold", None)?;
+    print_build(scratch, "warm, nothing changed", None)?;
+    print_build(scratch, "warm, tidegate changed", Some("crates/tidegate/src/main.rs"))?;
+    print_build(scratch, "warm, tidegate-core changed", Some("crates/tidegate-core/src/lib.rs"))
 }
 
 fn print_build(scratch: &Path, name: &str, changed: Option<&str>) -> anyhow::Result<()> {
