@@ -123,7 +123,8 @@ pub const CLAIM_WAIT_MAX: Duration = Duration::from_secs(CLAIM_WAIT_SECONDS_MAX)
 
 const _: () = assert!(EVENT_BYTES_MAX <= BODY_BYTES_MAX);
 const _: () = assert!(ATTRIBUTE_BYTES_MAX * 4 <= EVENT_BYTES_MAX);
-const _: () = assert!(STEP_BYTES_MAX + 2 * COMMIT_BYTES_MAX < SEGMENT_BYTES_MIN, "a commit must fit the smallest segment");
+const _: () =
+    assert!(STEP_BYTES_MAX + 2 * COMMIT_BYTES_MAX < SEGMENT_BYTES_MIN, "a commit must fit the smallest segment");
 const _: () = assert!(BODY_BYTES_MAX + 64 * BATCH_EVENTS_MAX <= STEP_BYTES_MAX, "a request must fit one step");
 const _: () = assert!(SEGMENT_BYTES_MIN <= SEGMENT_BYTES_MAX);
 const _: () = assert!(CLAIM_WAIT_SECONDS_MAX < REQUEST_SECONDS_MAX, "a long poll must fit a request");

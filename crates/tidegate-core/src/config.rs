@@ -1,0 +1,33 @@
+//! One loader for every YAML document: typed, with every mistake named by line, path and the nearest valid key.
+//!
+//! A document is read into a tree that knows the line of every key; the type reads itself from that tree, so that an
+//! error always has a place. A part that is wrong is noted, taken out, and the rest is read again: one look shows all
+//! mistakes. Then the type's own [`Check`] looks at the relations between fields.
+//!
+//! References, `${env:NAME}` and `${file:PATH}`, are resolved through an [`Environment`]; this crate opens no file and
+//! reads no variable itself. `$${` writes a literal `${`. A [`Secret`] can only be given by reference.
+//!
+//! **Invariant:** the value of a reference never gets into an error.
+
+mod by_type;
+mod check;
+mod decode;
+mod error;
+mod load;
+mod page;
+mod quantity;
+mod reference;
+mod secret;
+mod switch;
+mod tree;
+
+pub use self::{
+    check::{Check, Spot},
+    error::{ConfigError, Errors, Place, Step, nearest},
+    load::load,
+    page::{limits_page, settings_page},
+    quantity::{Bytes, RateText, Time},
+    reference::{Environment, NoReferences},
+    secret::Secret,
+    switch::Switch,
+};
