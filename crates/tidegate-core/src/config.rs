@@ -22,6 +22,7 @@ mod switch;
 mod tree;
 
 pub use self::{
+    by_type::{ByType, read_by_type},
     check::{Check, Spot},
     error::{ConfigError, Errors, Place, Step, nearest},
     load::load,

@@ -1,6 +1,7 @@
 //! Words and laws of Tidegate. Opens no socket and no file, and reads no clock but through [`clock::Clock`].
 
 pub mod clock;
+pub mod cloudevents;
 pub mod config;
 pub mod decide;
 pub mod delivery;

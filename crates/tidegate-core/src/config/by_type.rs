@@ -1,15 +1,21 @@
 //! Settings that come in several forms, of which the key `type` chooses one.
 
+/// Name under which the loader recognises such a setting.
+pub(super) const BY_TYPE: &str = "$tidegate::by_type";
+
 /// Declares an enum whose form is chosen by the key `type`, each variant with its own settings struct.
 ///
-/// Derived `#[serde(tag = "type")]` would copy the mapping into a buffer first and so lose the lines of its keys;
-/// this reads them in place, so that a wrong key inside is reported with its line and the nearest valid key.
-/// The JSON form, written and read back by anything but the loader's own reader, and the schema are those of `tag = "type"`.
+/// Derived `#[serde(tag = "type")]` copies a mapping into a buffer first and so loses the lines of its keys, and with
+/// them the proof that a secret came by reference. The loader reads an enum declared here in place; every other
+/// reader, every writer and the schema see `tag = "type"`.
 ///
 /// ```
+/// /// Rings.
 /// #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
-/// pub struct Bell { /// How loud.
-///     pub volume: u8 }
+/// pub struct Bell {
+///     /// How loud.
+///     pub volume: u8,
+/// }
 ///
 /// tidegate_core::config_by_type! {
 ///     /// What makes a noise.
@@ -20,10 +26,9 @@
 ///     }
 /// }
 ///
-/// let noise = Noise::Bell(Bell { volume: 3 });
+/// let noise: Noise = serde_json::from_str(r#"{"type": "bell", "volume": 3}"#).unwrap();
+/// assert_eq!(noise, Noise::Bell(Bell { volume: 3 }));
 /// assert_eq!(serde_json::to_string(&noise).unwrap(), r#"{"type":"bell","volume":3}"#);
-/// let read: Noise = tidegate_core::config::load("{ type: bell, volume: 3 }", "noise.yaml", &tidegate_core::config::NoReferences).unwrap();
-/// assert_eq!(read, noise);
 /// ```
 #[macro_export]
 macro_rules! config_by_type {
@@ -34,8 +39,8 @@ macro_rules! config_by_type {
         }
     ) => {
         $(#[$attribute])*
-        #[derive(::serde::Deserialize, ::schemars::JsonSchema)]
-        #[schemars(tag = "type")]
+        #[derive(::serde::Serialize, ::schemars::JsonSchema)]
+        #[serde(tag = "type")]
         $visibility enum $name {
             $($(#[$variant_attribute])* #[serde(rename = $kind)] $variant($settings)),+
         }
@@ -50,18 +55,63 @@ macro_rules! config_by_type {
             }
         }
 
-        impl ::serde::Serialize for $name {
-            fn serialize<S: ::serde::Serializer>(&self, to: S) -> ::core::result::Result<S::Ok, S::Error> {
-                #[derive(::serde::Serialize)]
-                struct Form<'a, T> {
-                    r#type: &'a str,
-                    #[serde(flatten)]
-                    settings: &'a T,
+        impl<'de> ::serde::Deserialize<'de> for $name {
+            fn deserialize<D: ::serde::Deserializer<'de>>(from: D) -> ::core::result::Result<Self, D::Error> {
+                #[derive(::serde::Deserialize)]
+                enum InPlace {
+                    $(#[serde(rename = $kind)] $variant($settings)),+
                 }
-                match self {
-                    $(Self::$variant(settings) => ::serde::Serialize::serialize(&Form { r#type: $kind, settings }, to)),+
+
+                #[derive(::serde::Deserialize)]
+                #[serde(tag = "type")]
+                enum Buffered {
+                    $(#[serde(rename = $kind)] $variant($settings)),+
                 }
+
+                $crate::config::read_by_type(from, |either: $crate::config::ByType<InPlace, Buffered>| match either {
+                    $(
+                        $crate::config::ByType::InPlace(InPlace::$variant(settings))
+                        | $crate::config::ByType::Buffered(Buffered::$variant(settings)) => Self::$variant(settings)
+                    ),+
+                })
             }
         }
     };
+}
+
+/// How a setting with a `type` was read; only [`config_by_type!`](crate::config_by_type) needs it.
+#[derive(Debug)]
+pub enum ByType<I, B> {
+    /// By the loader.
+    InPlace(I),
+    /// By another reader.
+    Buffered(B),
+}
+
+/// Reads a setting with a `type`; only [`config_by_type!`](crate::config_by_type) needs it.
+pub fn read_by_type<'de, D, I, B, T>(from: D, make: fn(ByType<I, B>) -> T) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    I: serde::Deserialize<'de>,
+    B: serde::Deserialize<'de>,
+{
+    struct Either<I, B>(std::marker::PhantomData<(I, B)>);
+
+    impl<'de, I: serde::Deserialize<'de>, B: serde::Deserialize<'de>> serde::de::Visitor<'de> for Either<I, B> {
+        type Value = ByType<I, B>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("a mapping with the key \"type\"")
+        }
+
+        fn visit_enum<A: serde::de::EnumAccess<'de>>(self, choice: A) -> Result<Self::Value, A::Error> {
+            I::deserialize(serde::de::value::EnumAccessDeserializer::new(choice)).map(ByType::InPlace)
+        }
+
+        fn visit_newtype_struct<D: serde::Deserializer<'de>>(self, from: D) -> Result<Self::Value, D::Error> {
+            B::deserialize(from).map(ByType::Buffered)
+        }
+    }
+
+    from.deserialize_newtype_struct(BY_TYPE, Either(std::marker::PhantomData)).map(make)
 }

@@ -9,6 +9,7 @@ use serde::{
 };
 
 use super::{
+    by_type::BY_TYPE,
     error::{Place, Step},
     reference::{Environment, Resolved, resolve},
     secret::SECRET,
@@ -291,6 +292,9 @@ impl<'de> Deserializer<'de> for Decoder<'_> {
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, DecodeError> {
+        if name == BY_TYPE {
+            return visitor.visit_enum(Choice(self));
+        }
         if name != SECRET {
             return visitor.visit_newtype_struct(self);
         }
