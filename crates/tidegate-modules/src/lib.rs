@@ -1,1 +1,11 @@
-//! Placeholder.
+//! Sources and sinks: each module is one file with its configuration, its probe and its tests, plus one line in [`ALL`].
+//!
+//! **Invariant:** nothing here knows an engine or a group; a sink sees deliveries and a [guard](tidegate_core::guard).
+
+mod http;
+mod registry;
+pub mod sink;
+pub mod source;
+
+pub use http::HttpClient;
+pub use registry::{ALL, ModuleKind, ModuleSpec, SinkConfig, SinkParts, SourceConfig};

@@ -1,0 +1,4 @@
+//! Modules through which messages go out.
+
+pub mod pull;
+pub mod webhook;

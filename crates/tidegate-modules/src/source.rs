@@ -1,0 +1,3 @@
+//! Modules through which messages come in.
+
+pub mod http;
