@@ -1,7 +1,9 @@
 //! For tests only: a disk that fails, the suite that says what the seam to an engine means, and simulated runs.
 //!
 //! Nothing of the product depends on this crate.
+#![allow(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
+pub mod broker_suite;
 pub mod sim_disk;
 
 pub use self::sim_disk::SimDisk;

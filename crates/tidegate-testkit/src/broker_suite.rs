@@ -1,0 +1,176 @@
+//! The suite that says what the seam to an engine means. Every engine passes all of it, restarts included.
+//!
+//! A case gets a fresh engine and speaks to it through [`Audited`], which checks the accounting of every group after
+//! every step. Cases that ask for a promise the engine does not make are skipped by name.
+
+mod append;
+mod audited;
+mod case;
+mod claim;
+mod dead;
+mod fencing;
+mod group;
+mod ledger;
+mod order;
+mod read;
+mod restart;
+mod retention;
+mod schedule;
+mod settle;
+mod state;
+
+use std::{future::Future, pin::Pin};
+
+use tidegate_core::store::{Broker as _, Promises};
+
+pub use self::{
+    audited::{Audited, Seen, check_group, check_growth},
+    case::{Case, Subject},
+};
+
+type Run = fn(Case) -> Pin<Box<dyn Future<Output = ()>>>;
+
+/// A promise that a case stands on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    Nothing,
+    Order,
+    Durable,
+    OrderAndDurable,
+    AtomicSettle,
+    Wakes,
+}
+
+impl Needs {
+    fn met(self, promises: &Promises) -> bool {
+        match self {
+            Self::Nothing => true,
+            Self::Order => promises.ordered_by_key,
+            Self::Durable => promises.durable,
+            Self::OrderAndDurable => promises.ordered_by_key && promises.durable,
+            Self::AtomicSettle => promises.atomic_settle,
+            Self::Wakes => promises.wakes,
+        }
+    }
+}
+
+macro_rules! cases {
+    ($($file:ident { $($case:ident $(: $needs:ident)?),+ $(,)? })+) => {
+        const CASES: &[(&str, Needs, Run)] = &[$($(
+            (concat!(stringify!($file), "::", stringify!($case)), cases!(@needs $($needs)?), |case| Box::pin($file::$case(case))),
+        )+)+];
+    };
+    (@needs) => { Needs::Nothing };
+    (@needs $needs:ident) => { Needs::$needs };
+}
+
+cases! {
+    append {
+        positions_grow, streams_do_not_mix, nothing_is_appended_to_nowhere, events_come_back_as_they_were,
+        large_events_and_batches_fit, the_largest_batch_is_whole_or_refused, answers_belong_to_their_events,
+        a_repeat_gets_the_first_position, a_repeat_inside_a_batch_is_a_repeat, the_window_ends,
+        the_window_holds_its_entries, without_a_window_repeats_are_events, a_full_backlog_refuses_and_recovers,
+    }
+    read { pages_follow_each_other, the_end_is_empty, a_page_has_a_limit }
+    claim {
+        lends_in_order_and_never_twice, a_first_delivery_is_fresh, groups_are_lent_everything_each,
+        one_claim_has_limits, one_claim_has_a_limit_of_bytes, a_lease_that_ran_out_counts_as_a_crash,
+        settled_in_time_never_comes_back, an_empty_group_says_when_to_come_again, wait_returns_for_work: Wakes,
+        the_age_is_that_of_the_oldest_that_may_run, claimers_do_not_get_in_each_others_way,
+    }
+    fencing {
+        a_late_settle_is_refused_and_counted, an_expired_lease_is_settled_or_lost_never_both,
+        a_second_settle_is_refused, one_token_twice_in_one_commit_counts_once, the_living_are_settled_beside_the_lost,
+        made_up_tokens_are_lost, a_lost_settle_publishes_nothing, a_removed_group_settles_nothing,
+        a_restart_loses_every_lease: Durable, extend_moves_the_end_of_a_lease, an_extended_lease_still_ends,
+    }
+    settle {
+        done_is_final, release_spends_nothing, retries_wait_and_count, a_snooze_spends_nothing,
+        a_retry_in_the_past_runs_at_once, the_attempts_go_with_the_delivery, all_kinds_in_one_commit,
+        an_empty_settle_is_nothing, several_groups_settle_in_one_commit, outputs_come_with_the_settlement,
+        outputs_to_nowhere_settle_nothing: AtomicSettle, outputs_are_not_refused_for_backlog, a_settle_is_readable_at_once,
+    }
+    schedule {
+        events_for_later_are_scheduled, a_scheduled_event_is_never_early,
+        retries_come_back_in_the_order_of_their_times, many_retries_wait_without_loss,
+        what_is_past_its_time_expires_unseen, a_delivery_that_is_lent_may_outlive_its_expiry,
+        what_expires_before_it_is_due_never_runs,
+    }
+    order {
+        one_of_a_key_at_a_time: Order, one_claim_takes_one_of_a_key: Order, without_a_key_there_is_no_order: Order,
+        keys_may_come_from_the_body: Order, a_release_keeps_its_place: Order, a_lost_lease_keeps_its_place: Order,
+        skip_lets_the_next_go_while_a_failed_one_waits: Order, a_due_retry_waits_while_its_key_is_busy: Order,
+        block_holds_the_key_until_the_failed_one_is_done: Order, block_ends_when_the_failed_one_is_dead: Order,
+        a_busy_key_does_not_hide_the_others: Order, order_outlives_a_restart: OrderAndDurable,
+        groups_have_their_own_order: Order, order_holds_in_a_crowd: Order,
+    }
+    ledger {
+        a_repeated_event_is_not_lent_again, a_repeat_that_waits_while_the_first_runs, the_ledger_answers,
+        each_group_has_its_own, another_source_is_another_event, what_is_forgotten_runs_again,
+        entries_are_kept_for_their_time, without_a_ledger_everything_runs, its_size_is_known, thousands_are_remembered,
+    }
+    dead {
+        everything_of_a_death_is_kept, newest_come_first_in_pages, filters_choose, both_names_lead_to_the_letters,
+        resolved_and_discarded_say_who_and_why, states_forbid_a_second_move, reprocessed_runs_once_for_its_group,
+        forced_runs_again_even_when_done, an_edited_event_runs_and_the_original_stays, a_step_answers_for_each,
+        a_step_has_a_limit, a_second_death_is_a_second_letter, a_redriven_event_keeps_its_order_key: Order,
+        the_dedupe_window_lets_a_redrive_through, the_report_counts, a_letter_outlives_its_event,
+    }
+    retention {
+        a_bound_on_count_holds, a_bound_on_bytes_holds, a_bound_on_age_holds, without_bounds_everything_stays,
+        unsettled_events_are_never_removed, one_straggler_outlives_its_neighbours, what_the_stream_drops_is_counted,
+        nobody_reads_and_bounds_hold_all_the_same, a_removed_group_holds_nothing_back, bounds_can_be_changed,
+        space_comes_back,
+    }
+    group {
+        a_group_starts_where_it_says, declaring_again_moves_nothing, a_group_stays_with_its_stream,
+        everything_is_listed, a_removed_group_is_gone, many_groups_and_streams_live_together,
+    }
+    state { values_are_put_replaced_and_taken_away, a_value_may_be_large }
+    restart {
+        everything_survives_a_stop: Durable, everything_survives_a_kill: Durable,
+        streams_and_groups_need_no_second_declaration: Durable, positions_go_on_after_a_kill: Durable,
+        a_marked_claim_counts_the_crash: Durable, a_closed_store_answers_nothing, much_work_survives: Durable,
+    }
+}
+
+/// What the suite ran and what it left out.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Cases that ran.
+    pub ran: Vec<&'static str>,
+    /// Cases whose promise the engine does not make.
+    pub skipped: Vec<&'static str>,
+}
+
+/// Names the case that panics.
+struct Named(&'static str);
+
+impl Drop for Named {
+    #[expect(clippy::print_stderr, reason = "the panic itself does not say in which case it happened")]
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the case that failed: {}", self.0);
+        }
+    }
+}
+
+/// Runs every case whose name starts with `prefix` on a fresh engine each.
+#[expect(clippy::print_stderr, reason = "a skipped case is named")]
+pub async fn run(prefix: &str, fresh: impl Fn() -> Box<dyn Subject>) -> Summary {
+    let mut summary = Summary::default();
+    for &(name, needs, case) in CASES.iter().filter(|(name, ..)| name.starts_with(prefix)) {
+        let named = Named(name);
+        let open = Case::open(fresh()).await;
+        if needs.met(&open.store.promises()) {
+            case(open).await;
+            summary.ran.push(name);
+        } else {
+            eprintln!("skipped {name}: the engine does not promise {needs:?}");
+            summary.skipped.push(name);
+        }
+        drop(named);
+    }
+    assert!(!summary.ran.is_empty() || !summary.skipped.is_empty(), "no case is called {prefix}");
+    summary
+}

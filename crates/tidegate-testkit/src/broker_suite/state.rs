@@ -1,0 +1,50 @@
+//! Control state: small things that must be remembered, such as "this group is paused".
+
+use tidegate_core::store::Broker as _;
+
+use super::case::Case;
+
+async fn all(case: &Case, prefix: &str) -> Vec<(String, Vec<u8>)> {
+    let mut states = case.store.states(prefix).await.unwrap();
+    states.sort();
+    states
+}
+
+fn pair(key: &str, value: &[u8]) -> (String, Vec<u8>) {
+    (key.to_owned(), value.to_vec())
+}
+
+pub(super) async fn values_are_put_replaced_and_taken_away(mut case: Case) {
+    let put = async |case: &Case, key: &str, value: Option<&[u8]>| case.store.put_state(key, value).await.unwrap();
+    put(&case, "pause/a", Some(b"1")).await;
+    put(&case, "pause/b", Some(&[0, 255])).await;
+    put(&case, "scale/a", Some(b"")).await;
+    put(&case, "pause/a", Some(b"2")).await;
+    put(&case, "gone", Some(b"x")).await;
+    put(&case, "gone", None).await;
+    put(&case, "never", None).await;
+    for _ in 0..3 {
+        assert_eq!(all(&case, "pause/").await, [pair("pause/a", b"2"), pair("pause/b", &[0, 255])]);
+        assert_eq!(all(&case, "").await.len(), 3);
+        assert_eq!(all(&case, "scale").await, [pair("scale/a", b"")]);
+        assert_eq!(all(&case, "pause/c").await, []);
+        assert_eq!(all(&case, "gone").await, []);
+        if !case.store.promises().durable {
+            return;
+        }
+        case.kill().await;
+    }
+    case.restart().await;
+    put(&case, "pause/a", None).await;
+    case.restart().await;
+    assert_eq!(all(&case, "pause/").await, [pair("pause/b", &[0, 255])]);
+}
+
+pub(super) async fn a_value_may_be_large(mut case: Case) {
+    let large: Vec<u8> = (0..200_000_u32).map(|index| (index % 251) as u8).collect();
+    case.store.put_state("config", Some(&large)).await.unwrap();
+    if case.store.promises().durable {
+        case.kill().await;
+    }
+    assert_eq!(all(&case, "config").await, [pair("config", &large)]);
+}
