@@ -13,8 +13,9 @@ BODY_BYTES_MAX = 4 * 1024 * 1024
 
 
 def signing_key(secret):
-    """Returns the key of a `whsec_…` secret, or None when there is no secret."""
-    return base64.b64decode(secret.removeprefix("whsec_")) if secret else None
+    """Returns the key: what follows `whsec_` in base64, or the secret as it stands."""
+    encoded = secret.removeprefix("whsec_")
+    return secret.encode() if encoded == secret else base64.b64decode(encoded)
 
 
 def is_signed(key, headers, body):
@@ -29,7 +30,7 @@ class Receiver(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    key = None
+    key = b""
     seen = set()
 
     def do_POST(self):  # noqa: N802, the name is given by http.server

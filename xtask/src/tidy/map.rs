@@ -29,7 +29,7 @@ pub(super) fn check(tree: &Tree) -> Vec<Finding> {
     }
     let named: BTreeSet<&str> = named.iter().map(|(_, path)| path.trim_end_matches('/')).collect();
     for folder in tree.folders().into_iter().filter(|folder| is_code(folder)) {
-        if !named.contains(folder) {
+        if !named.contains(folder) && !holds_only_tests(tree, folder) {
             let mend = format!("add a line that begins with `{folder}/` and says what it is for");
             findings.push(finding(start + 1, format!("the map does not name `{folder}/`"), mend));
         }
@@ -49,6 +49,12 @@ fn is_code(folder: &str) -> bool {
         ["crates", _, "src", inner @ ..] => !inner.is_empty() && !inner.iter().any(|part| TOOL_FOLDERS.contains(part)),
         _ => false,
     }
+}
+
+/// Tells whether a folder holds nothing but the `tests.rs` of the file beside it.
+fn holds_only_tests(tree: &Tree, folder: &str) -> bool {
+    let tests = format!("{folder}/tests.rs");
+    tree.files.iter().filter(|file| file.path.starts_with(&format!("{folder}/"))).all(|file| file.path == tests)
 }
 
 /// Returns the paths in backticks of the code map, each with its line.
@@ -82,7 +88,8 @@ mod tests {
 
     #[test]
     fn every_folder_is_named() {
-        let files = [(PATH, MAP), ("crates/a/src/lib.rs", ""), ("crates/a/src/b/c.rs", "")];
+        let files =
+            [(PATH, MAP), ("crates/a/src/lib.rs", ""), ("crates/a/src/b/c.rs", ""), ("crates/a/src/d/tests.rs", "")];
         expect(check, &files, &[]);
         let files =
             [(PATH, MAP), ("crates/a/src/b/c.rs", ""), ("crates/a/src/d/e/f.rs", ""), ("crates/a/src/snapshots/x", "")];
