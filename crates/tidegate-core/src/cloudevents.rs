@@ -27,19 +27,19 @@ pub fn from_http<'h>(
     defaults: &PlainDefaults,
     clock: &Clock,
 ) -> Result<Vec<Event>> {
-    let _ = (headers.into_iter().count(), body, defaults, clock);
+    let _unused = (headers.into_iter().count(), body, defaults, clock);
     Err(Fault::bug("not written yet"))
 }
 
 /// Reads one event in the JSON format.
 pub fn from_json(bytes: Bytes) -> Result<Event> {
-    let _ = bytes;
+    let _unused = bytes;
     Err(Fault::bug("not written yet"))
 }
 
 /// Reads a batch of events in the JSON batch format.
 pub fn from_json_batch(bytes: Bytes) -> Result<Vec<Event>> {
-    let _ = bytes;
+    let _unused = bytes;
     Err(Fault::bug("not written yet"))
 }
 

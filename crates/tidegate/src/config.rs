@@ -1,0 +1,234 @@
+//! The configuration of a node: its shape, its defaults and the relations between its parts.
+//!
+//! The doc comments of the fields are the reference; `docs/reference/configuration.md` is made from them.
+
+mod access;
+mod environment;
+mod group;
+mod stream;
+mod target;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use tidegate_core::{
+    config::{self, Check, Errors, Spot, Time},
+    fault::{Fault, FaultKind, Origin, Result, Retry},
+    limits,
+    names::{GroupName, ModuleName, StreamName, TargetName},
+};
+use tidegate_modules::SourceConfig;
+
+pub use self::{
+    access::{ListenerConfig, Role, TokenConfig, TokenHash},
+    environment::SystemEnvironment,
+    group::{GroupConfig, LedgerConfig, OnFailure, RetryConfig, Start},
+    stream::{DedupeConfig, Durability, OnFull, RetainConfig, StreamConfig},
+    target::{BreakerConfig, RetryBudgetConfig, TargetConfig},
+};
+
+/// Version of the configuration language.
+pub const VERSION: u32 = 1;
+
+/// Configuration of a node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Version of the configuration language; always 1.
+    pub version: u32,
+    /// The node itself.
+    #[serde(default)]
+    pub node: NodeConfig,
+    /// What stores the streams.
+    #[serde(default)]
+    pub engine: Engine,
+    /// Where the API, health and metrics listen.
+    #[serde(default = "ListenerConfig::usual")]
+    pub listeners: Vec<ListenerConfig>,
+    /// Who may use the API. Without any, everybody on this machine may, and nobody else can.
+    #[serde(default)]
+    pub tokens: Vec<TokenConfig>,
+    /// Streams by name. The dead letters of a stream lie in a stream of its name with the ending `.dlq`, which comes with it.
+    #[serde(default)]
+    pub streams: BTreeMap<StreamName, StreamConfig>,
+    /// Sources by name: where events come in, beside the API.
+    #[serde(default)]
+    pub sources: BTreeMap<ModuleName, SourceConfig>,
+    /// Targets by name: outside destinations, each with the guard that stands before it.
+    #[serde(default)]
+    pub targets: BTreeMap<TargetName, TargetConfig>,
+    /// Groups by name: who processes the events of a stream, and how.
+    #[serde(default)]
+    pub groups: BTreeMap<GroupName, GroupConfig>,
+    /// How the node stops.
+    #[serde(default)]
+    pub shutdown: ShutdownConfig,
+}
+
+/// The node itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct NodeConfig {
+    /// Name of the node in logs, metrics and answers.
+    pub name: String,
+    /// Directory of its data; relative to the directory in which the node is started.
+    pub data: PathBuf,
+    /// What it is used for, such as `staging` or `production`.
+    pub environment: String,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self { name: "tidegate".to_owned(), data: PathBuf::from("./data"), environment: "development".to_owned() }
+    }
+}
+
+/// What stores the streams.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Engine {
+    /// The node's own journal in `node.data`.
+    #[default]
+    Embedded,
+    /// Memory: everything is lost when the node stops. For tests.
+    Memory,
+}
+
+impl Engine {
+    /// Returns the word used in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Embedded => "embedded",
+            Self::Memory => "memory",
+        }
+    }
+}
+
+/// How the node stops.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ShutdownConfig {
+    /// How long running handlers may take to finish before they are aborted.
+    pub grace: Time,
+}
+
+impl Default for ShutdownConfig {
+    fn default() -> Self {
+        Self { grace: Time::from_secs(25) }
+    }
+}
+
+/// Longest time for running handlers to finish.
+const GRACE_MAX: Time = Time::from_secs(24 * 3600);
+
+impl Config {
+    /// Reads a configuration; `origin` is its name in errors, `environment` resolves its references.
+    pub fn read(text: &str, origin: &str, environment: &dyn config::Environment) -> Result<Self, Errors> {
+        config::load(text, origin, environment)
+    }
+
+    /// Reads a configuration file; references to files are relative to its directory.
+    pub fn open(path: &Path) -> Result<Self> {
+        let origin = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            let kind = if error.kind() == std::io::ErrorKind::NotFound { FaultKind::Missing } else { FaultKind::Invalid };
+            Fault::new(kind, Origin::Caller, Retry::Never, format!("cannot read {origin}: {error}")).because(error)
+        })?;
+        let directory = path.parent().unwrap_or(Path::new("."));
+        Ok(Self::read(&text, &origin, &SystemEnvironment::new(directory))?)
+    }
+
+    /// Takes other listeners than those of the file.
+    pub fn listen_on(&mut self, addresses: &[SocketAddr]) -> Result<()> {
+        self.listeners = addresses.iter().map(|&bind| ListenerConfig { bind }).collect();
+        match self.listeners.iter().find(|listener| listener.is_open_to_others() && self.tokens.is_empty()) {
+            Some(listener) => Err(Fault::invalid(listener.refusal())),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns the fingerprint: what the configuration says, defaults included, and no secret.
+    pub fn fingerprint(&self) -> String {
+        let mut value = serde_json::to_value(self).unwrap_or_default();
+        value.sort_all_objects();
+        let digest = Sha256::digest(value.to_string().as_bytes());
+        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn check_names(&self, here: &Spot<'_>) {
+        for (key, text) in [("name", &self.node.name), ("environment", &self.node.environment)] {
+            let fine = !text.is_empty() && text.len() <= limits::NAME_BYTES_MAX && !text.chars().any(char::is_control);
+            here.at("node").at(key).require(fine, || {
+                format!("must be 1 to {} bytes without control characters", limits::NAME_BYTES_MAX)
+            });
+        }
+        let stream_names = || self.streams.keys().map(StreamName::as_str);
+        let mut paths = HashMap::new();
+        for (name, source) in &self.sources {
+            let here = here.at("sources").at(name.as_str());
+            if !self.streams.contains_key(source.to()) {
+                here.at("to").unknown("stream", source.to().as_str(), stream_names());
+            }
+            match source {
+                SourceConfig::Http(http) => {
+                    if let Some(other) = paths.insert(http.path.as_str(), name) {
+                        here.at("path").error(format!("source {other} has the same path"));
+                    }
+                }
+            }
+            source.check(&here);
+        }
+        for (name, group) in &self.groups {
+            let here = here.at("groups").at(name.as_str());
+            if !self.streams.contains_key(&group.from) {
+                here.at("from").unknown("stream", group.from.as_str(), stream_names());
+            }
+            let Some(target) = group.sink.target() else { continue };
+            match self.targets.get(target) {
+                Some(settings) => group.check_room(settings, target, &here.at("timeout")),
+                None => {
+                    here.at("sink").at("target").unknown(
+                        "target",
+                        target.as_str(),
+                        self.targets.keys().map(TargetName::as_str),
+                    );
+                }
+            }
+        }
+    }
+}
+
+impl Check for Config {
+    fn check(&self, here: &Spot<'_>) {
+        here.at("version").require(self.version == VERSION, || {
+            format!("this program reads version {VERSION}, this document is of version {}", self.version)
+        });
+        access::check(&self.listeners, &self.tokens, here);
+        self.check_names(here);
+        for (name, stream) in &self.streams {
+            stream.check(name, &here.at("streams").at(name.as_str()));
+        }
+        for (name, target) in &self.targets {
+            target.check(&here.at("targets").at(name.as_str()));
+        }
+        for (name, group) in &self.groups {
+            group.check(&here.at("groups").at(name.as_str()));
+        }
+        let grace = self.shutdown.grace;
+        here.at("shutdown").at("grace").require(grace <= GRACE_MAX, || format!("{grace} is longer than {GRACE_MAX}"));
+    }
+}
+
+/// Returns the page `docs/reference/configuration.md`.
+pub fn reference() -> String {
+    config::settings_page("Configuration", &schemars::schema_for!(Config))
+}

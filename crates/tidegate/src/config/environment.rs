@@ -1,0 +1,73 @@
+//! The door to environment variables and to the files that a configuration refers to.
+
+use std::{
+    fs::File,
+    io::{ErrorKind, Read as _},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use tidegate_core::config::Environment;
+
+/// Longest file that can be the value of a reference.
+const VALUE_BYTES_MAX: u64 = 64 * 1024;
+
+/// Directories in which container runtimes hang secrets that look open to everybody but are seen only inside.
+const MOUNTED_SECRETS: [&str; 2] = ["/run/secrets", "/var/run/secrets"];
+
+/// The process's own environment; paths are relative to the directory of the configuration file.
+#[derive(Debug, Clone)]
+pub struct SystemEnvironment {
+    directory: PathBuf,
+}
+
+impl SystemEnvironment {
+    /// Makes the environment of a configuration file in `directory`.
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
+        Self { directory: directory.into() }
+    }
+}
+
+impl Environment for SystemEnvironment {
+    #[expect(clippy::disallowed_methods, reason = "this is the door")]
+    fn variable(&self, name: &str) -> Result<String, String> {
+        std::env::var(name).map_err(|error| match error {
+            std::env::VarError::NotPresent => format!("environment variable {name} is not set"),
+            std::env::VarError::NotUnicode(_) => format!("environment variable {name} is not UTF-8"),
+        })
+    }
+
+    fn file(&self, path: &str, secret: bool) -> Result<String, String> {
+        let path = self.directory.join(path);
+        read(&path, secret).map_err(|why| format!("file {}: {why}", path.display()))
+    }
+}
+
+fn read(path: &Path, secret: bool) -> Result<String, String> {
+    let words = |error: std::io::Error| match error.kind() {
+        ErrorKind::NotFound => "does not exist".to_owned(),
+        ErrorKind::PermissionDenied => "may not be read by this process".to_owned(),
+        ErrorKind::InvalidData => "is not UTF-8".to_owned(),
+        _ => error.to_string(),
+    };
+    let file = File::open(path).map_err(words)?;
+    let metadata = file.metadata().map_err(words)?;
+    if !metadata.is_file() {
+        return Err("is no ordinary file".to_owned());
+    }
+    if metadata.len() > VALUE_BYTES_MAX {
+        return Err(format!("is larger than {VALUE_BYTES_MAX} bytes"));
+    }
+    let mode = metadata.permissions().mode();
+    let mounted = MOUNTED_SECRETS.iter().any(|directory| path.starts_with(directory));
+    if secret && mode & 0o007 != 0 && !mounted {
+        return Err(format!("holds a secret that everybody on this machine may read (mode {:03o}); chmod 600 it", mode & 0o777));
+    }
+    let mut text = String::new();
+    // One byte more than is allowed: a file that grew since it was looked at is noticed.
+    file.take(VALUE_BYTES_MAX + 1).read_to_string(&mut text).map_err(words)?;
+    if text.len() as u64 > VALUE_BYTES_MAX {
+        return Err(format!("is larger than {VALUE_BYTES_MAX} bytes"));
+    }
+    Ok(text)
+}

@@ -1,0 +1,194 @@
+//! Settings of a group.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tidegate_core::{
+    config::{Check as _, Spot, Switch, Time},
+    decide::RetryPolicy,
+    limits,
+    names::{GroupName, StreamName, TargetName},
+    order::OrderBy,
+    store,
+};
+use tidegate_modules::SinkConfig;
+
+use super::target::TargetConfig;
+
+/// A group: who processes the events of a stream, and how. Every group gets every event once.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GroupConfig {
+    /// Stream whose events it processes.
+    pub from: StreamName,
+    /// Deliveries that are processed at a time. With 1 and no `order_by`, events are processed in the order of the stream.
+    #[serde(default = "workers")]
+    pub workers: usize,
+    /// Order key: a CloudEvents attribute such as `subject`, or a path such as `data.customer.id`. Events of one key are
+    /// processed one at a time in stream order, different keys at the same time. Absent = no order.
+    #[serde(default)]
+    pub order_by: Option<OrderBy>,
+    /// What a failed event does to those behind it with the same order key.
+    #[serde(default)]
+    pub on_failure: OnFailure,
+    /// Where a new group starts in its stream.
+    #[serde(default)]
+    pub start: Start,
+    /// Longest time of one attempt; a handler that takes longer is stopped and the attempt counts as failed.
+    #[serde(default = "timeout")]
+    pub timeout: Time,
+    /// How long a delivery is lent. Inside the node it is renewed while the handler runs; a pull worker extends it itself.
+    #[serde(default = "lease")]
+    pub lease: Time,
+    /// How often and how soon a failed event is tried again.
+    #[serde(default)]
+    pub retry: RetryConfig,
+    /// How long the group remembers what it has done, so that a repeated event is not processed again.
+    #[serde(default)]
+    pub ledger: Switch<LedgerConfig>,
+    /// What processes the events.
+    pub sink: SinkConfig,
+}
+
+fn workers() -> usize {
+    1
+}
+
+fn timeout() -> Time {
+    Time::from_secs(30)
+}
+
+fn lease() -> Time {
+    Time::from_secs(60)
+}
+
+/// How often and how soon a failed event is tried again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetryConfig {
+    /// Attempts in all, the first included. Only faults of the kinds `transient`, `timeout` and `poison` spend one.
+    pub attempts: u32,
+    /// Wait after the first failed attempt.
+    pub first: Time,
+    /// What each further wait is multiplied by.
+    pub factor: f64,
+    /// Longest wait.
+    pub max: Time,
+}
+
+impl Default for RetryConfig {
+    fn default() -> Self {
+        Self { attempts: 8, first: Time::from_secs(1), factor: 2.0, max: Time::from_secs(300) }
+    }
+}
+
+/// What a group remembers of what it has done.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LedgerConfig {
+    /// How long.
+    pub keep: Time,
+}
+
+impl Default for LedgerConfig {
+    fn default() -> Self {
+        Self { keep: Time::from_secs(7 * 86_400) }
+    }
+}
+
+/// What a failed event does to those behind it with the same order key.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFailure {
+    /// They may run while it waits for its retry.
+    #[default]
+    Skip,
+    /// They wait until it is done or dead.
+    Block,
+}
+
+/// Where a new group starts in its stream.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Start {
+    /// At the oldest kept event.
+    #[default]
+    Earliest,
+    /// After the newest event.
+    Latest,
+}
+
+/// Shortest lease; renewing it takes a third of it.
+const LEASE_MIN: Time = Time::from_secs(1);
+/// Longest lease.
+const LEASE_MAX: Time = Time::from_secs(limits::LEASE_SECONDS_MAX);
+
+impl GroupConfig {
+    /// Returns what the engine is asked for. `mark_claims`: whether a handler can take the whole process down.
+    pub fn spec(&self, name: &GroupName, mark_claims: bool) -> store::GroupSpec {
+        store::GroupSpec {
+            name: name.clone(),
+            stream: self.from.clone(),
+            start: match self.start {
+                Start::Earliest => store::Start::Earliest,
+                Start::Latest => store::Start::Latest,
+            },
+            order_by: self.order_by.clone(),
+            on_failure: match self.on_failure {
+                OnFailure::Skip => store::OnFailure::Skip,
+                OnFailure::Block => store::OnFailure::Block,
+            },
+            ledger: self.ledger.on().map(|ledger| ledger.keep.get()),
+            mark_claims,
+        }
+    }
+
+    /// Returns the law of its retries.
+    pub fn retry_policy(&self) -> RetryPolicy {
+        RetryPolicy {
+            attempts: self.retry.attempts,
+            first: self.retry.first.get(),
+            factor: self.retry.factor,
+            max: self.retry.max.get(),
+        }
+    }
+
+    /// Checks that an attempt leaves room for the longest wait before a call and the longest call.
+    pub(super) fn check_room(&self, target: &TargetConfig, name: &TargetName, here: &Spot<'_>) {
+        let needed = target.timeout.get().saturating_mul(2);
+        here.require(self.timeout.get() >= needed, || {
+            format!(
+                "{} leaves no room for two times the timeout of target {name}, {}: once to wait and once to call",
+                self.timeout, target.timeout
+            )
+        });
+    }
+
+    pub(super) fn check(&self, here: &Spot<'_>) {
+        here.at("workers").require((1..=limits::WORKERS_MAX).contains(&self.workers), || {
+            format!("must be 1 to {}", limits::WORKERS_MAX)
+        });
+        here.at("timeout").require(!self.timeout.is_zero(), || "must be more than zero".to_owned());
+        here.at("lease").require((LEASE_MIN..=LEASE_MAX).contains(&self.lease), || {
+            format!("must be {LEASE_MIN} to {LEASE_MAX}")
+        });
+        here.at("on_failure").require(self.on_failure == OnFailure::Skip || self.order_by.is_some(), || {
+            "block needs order_by: without an order key nothing waits behind a failed event".to_owned()
+        });
+        let retry = here.at("retry");
+        retry.at("attempts").require((1..=limits::ATTEMPTS_MAX).contains(&self.retry.attempts), || {
+            format!("must be 1 to {}", limits::ATTEMPTS_MAX)
+        });
+        retry.at("first").require(!self.retry.first.is_zero(), || "must be more than zero".to_owned());
+        let factor = self.retry.factor;
+        retry.at("factor").require((1.0..=100.0).contains(&factor), || "must be 1 to 100".to_owned());
+        retry.at("max").require(self.retry.first <= self.retry.max, || {
+            format!("must not be shorter than the first wait of {}", self.retry.first)
+        });
+        if let Some(ledger) = self.ledger.on() {
+            here.at("ledger").at("keep").require(!ledger.keep.is_zero(), || {
+                "must be more than zero; ledger: off ends it".to_owned()
+            });
+        }
+        self.sink.check(&here.at("sink"));
+    }
+}

@@ -1,0 +1,204 @@
+//! Settings of a stream.
+
+use std::{fmt, str::FromStr};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tidegate_core::{
+    config::{Bytes, Spot, Switch, Time},
+    fault::Fault,
+    names::StreamName,
+    store,
+};
+
+/// A stream: events in order, kept until every group has settled them and retention lets them go.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct StreamConfig {
+    /// When a publish is answered: `sync` after a sync to disk (nothing is lost), `interval:1s` after handing it to the
+    /// operating system, which syncs at least that often (a power loss may lose that much), `os` likewise without a
+    /// promise (commonly 30 s).
+    pub durability: Durability,
+    /// How long settled events stay readable.
+    pub retain: RetainConfig,
+    /// Most unsettled events of the slowest group before publishes are refused.
+    pub max_backlog: Switch<u64>,
+    /// What happens to a publish when `max_backlog` is reached.
+    pub on_full: OnFull,
+    /// Window in which a repeated publish of one `source` and `id` is answered with the first position.
+    pub dedupe: Switch<DedupeConfig>,
+}
+
+impl Default for StreamConfig {
+    fn default() -> Self {
+        Self {
+            durability: Durability::Sync,
+            retain: RetainConfig::default(),
+            max_backlog: Switch::On(1_000_000),
+            on_full: OnFull::Reject,
+            dedupe: Switch::default(),
+        }
+    }
+}
+
+/// How long settled events stay readable: until the first bound is reached.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RetainConfig {
+    /// Oldest age.
+    pub age: Switch<Time>,
+    /// Most events.
+    pub count: Switch<u64>,
+    /// Most bytes of events.
+    pub bytes: Switch<Bytes>,
+    /// Whether the bounds also remove events that a group has not settled. Each one is counted as dropped.
+    pub drop_unsettled: bool,
+}
+
+impl Default for RetainConfig {
+    fn default() -> Self {
+        Self {
+            age: Switch::On(Time::from_secs(7 * 86_400)),
+            count: Switch::Off,
+            bytes: Switch::Off,
+            drop_unsettled: false,
+        }
+    }
+}
+
+/// Window in which a repeated publish is recognised.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct DedupeConfig {
+    /// How far back in time.
+    pub window: Time,
+    /// How many events back at most.
+    pub entries: u64,
+}
+
+impl Default for DedupeConfig {
+    fn default() -> Self {
+        Self { window: Time::from_secs(600), entries: 100_000 }
+    }
+}
+
+/// What happens to a publish when the backlog is full.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFull {
+    /// It is refused with 429 and a `Retry-After` computed from the real drain rate.
+    #[default]
+    Reject,
+}
+
+/// When a publish is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Durability {
+    /// After a sync to disk.
+    Sync,
+    /// After handing it to the operating system, synced at least this often.
+    Interval(Time),
+    /// After handing it to the operating system.
+    Os,
+}
+
+impl FromStr for Durability {
+    type Err = Fault;
+    fn from_str(text: &str) -> Result<Self, Fault> {
+        match (text, text.strip_prefix("interval:").map(str::parse)) {
+            ("sync", _) => Ok(Self::Sync),
+            ("os", _) => Ok(Self::Os),
+            (_, Some(Ok(every))) => Ok(Self::Interval(every)),
+            (_, Some(Err(fault))) => Err(fault),
+            (_, None) => Err(Fault::invalid(format!("{text:?} is none of sync, os and interval:1s"))),
+        }
+    }
+}
+
+impl TryFrom<String> for Durability {
+    type Error = Fault;
+    fn try_from(text: String) -> Result<Self, Fault> {
+        text.parse()
+    }
+}
+
+impl From<Durability> for String {
+    fn from(durability: Durability) -> Self {
+        durability.to_string()
+    }
+}
+
+impl fmt::Display for Durability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sync => f.write_str("sync"),
+            Self::Os => f.write_str("os"),
+            Self::Interval(every) => write!(f, "interval:{every}"),
+        }
+    }
+}
+
+impl JsonSchema for Durability {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "durability".into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "title": "durability",
+            "pattern": "^(sync|os|interval:[0-9]+(ms|s|m|h|d))$",
+            "examples": ["sync", "interval:1s", "os"]
+        })
+    }
+}
+
+/// Most events back that a dedupe window may look: each costs some 40 bytes of memory.
+const DEDUPE_ENTRIES_MAX: u64 = 10_000_000;
+
+impl StreamConfig {
+    /// Returns what the engine is asked for.
+    pub fn spec(&self, name: &StreamName) -> store::StreamSpec {
+        store::StreamSpec {
+            name: name.clone(),
+            durability: match self.durability {
+                Durability::Sync => store::Durability::Sync,
+                Durability::Interval(every) => store::Durability::Interval(every.get()),
+                Durability::Os => store::Durability::Os,
+            },
+            retain: store::Retain {
+                age: self.retain.age.on().map(|age| age.get()),
+                count: self.retain.count.on().copied(),
+                bytes: self.retain.bytes.on().map(|bytes| bytes.get()),
+                drop_unsettled: self.retain.drop_unsettled,
+            },
+            max_backlog: self.max_backlog.on().copied(),
+            dedupe: self
+                .dedupe
+                .on()
+                .map(|dedupe| store::DedupeWindow { window: dedupe.window.get(), entries: dedupe.entries }),
+        }
+    }
+
+    pub(super) fn check(&self, name: &StreamName, here: &Spot<'_>) {
+        here.require(!name.is_dead_letters(), || {
+            format!("the dead letters of stream {:?} come with it and have no settings", name.origin())
+        });
+        let positive = |here: Spot<'_>, fine: bool| here.require(fine, || "must be more than zero, or off".to_owned());
+        if let Durability::Interval(every) = self.durability {
+            here.at("durability").require(!every.is_zero(), || "the interval must be more than zero".to_owned());
+        }
+        let retain = here.at("retain");
+        positive(retain.at("age"), self.retain.age.on().is_none_or(|age| !age.is_zero()));
+        positive(retain.at("count"), self.retain.count.on().is_none_or(|count| *count > 0));
+        positive(retain.at("bytes"), self.retain.bytes.on().is_none_or(|bytes| bytes.get() > 0));
+        positive(here.at("max_backlog"), self.max_backlog.on().is_none_or(|backlog| *backlog > 0));
+        if let Some(dedupe) = self.dedupe.on() {
+            let here = here.at("dedupe");
+            here.at("window").require(!dedupe.window.is_zero(), || "must be more than zero; dedupe: off ends it".to_owned());
+            here.at("entries").require((1..=DEDUPE_ENTRIES_MAX).contains(&dedupe.entries), || {
+                format!("must be 1 to {DEDUPE_ENTRIES_MAX}")
+            });
+        }
+    }
+}
