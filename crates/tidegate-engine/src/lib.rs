@@ -2,11 +2,15 @@
 //!
 //! **Invariant:** this crate knows no engine, no module and no HTTP: it sees a store, handlers and guards.
 
-pub mod publisher;
-pub mod supervisor;
-pub mod task;
+mod group;
+mod groups;
+mod publisher;
+mod supervisor;
+mod task;
 
 pub use self::{
+    group::{GroupPolicy, GroupState, GroupView, Pause, PullStatus, Running},
+    groups::Groups,
     publisher::Publisher,
     supervisor::{Progress, Pulse, ServiceView, Supervisor},
     task::{Nudge, Task, TaskRunner, TaskView, Upkeep},

@@ -1,0 +1,285 @@
+//! One group: what it shares among its claim loop, workers, settlements and lease renewal.
+//!
+//! ```text
+//!  store ─claim→ claim.rs ─ready→ worker.rs ─attempt.rs─judge.rs→ settle.rs ─settle→ store
+//!                    ↑ free workers, gate, pause       flight.rs: all that is lent, renewed by renew.rs
+//! ```
+//!
+//! **Invariant:** no more deliveries are lent than there are free workers, and each that is lent is held in
+//! [`flight::Flight`] until its settlement is durable.
+
+mod attempt;
+mod claim;
+mod desired;
+mod flight;
+mod judge;
+mod pull;
+mod renew;
+mod settle;
+mod view;
+mod worker;
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytestring::ByteString;
+use tidegate_core::{
+    clock::Timestamp,
+    decide::RetryPolicy,
+    fault::{Fault, Result},
+    guard::{Gate, Guard},
+    handler::Handler,
+    limits,
+    names::{GroupName, StreamName},
+    notice::Notice,
+    service::Context,
+    store::{GroupSpec, Store},
+};
+use tokio::sync::{Notify, watch};
+
+use self::{
+    claim::{Claimer, PULSE_EVERY},
+    desired::Desired,
+    flight::{Batch, Flight},
+    pull::Lent,
+    renew::{Renewer, Resumer},
+    settle::{Flusher, Settles},
+    worker::{Ready, Worker},
+};
+pub use self::{
+    desired::Pause,
+    pull::PullStatus,
+    view::{GroupState, GroupView, Running},
+};
+use crate::supervisor::Supervisor;
+
+/// How a group works.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GroupPolicy {
+    /// The group.
+    pub name: GroupName,
+    /// The stream it reads.
+    pub stream: StreamName,
+    /// How many batches are tried at a time. A pull group has its workers outside and does not look at this.
+    pub workers: usize,
+    /// Longest time of one attempt.
+    pub timeout: Duration,
+    /// How long a delivery is lent before it must be renewed; workers here renew by themselves.
+    pub lease: Duration,
+    /// How often and how soon a failed delivery is tried again.
+    pub retry: RetryPolicy,
+}
+
+impl GroupPolicy {
+    fn check(&self) -> Result<()> {
+        let fail = |why: String| Err(Fault::invalid(format!("group {}: {why}", self.name)));
+        check_workers(&self.name, self.workers)?;
+        if self.timeout.is_zero() || self.lease.is_zero() {
+            return fail("timeout and lease must be longer than nothing".to_owned());
+        }
+        if self.lease.as_secs() > limits::LEASE_SECONDS_MAX {
+            return fail(format!("lease is longer than {} s", limits::LEASE_SECONDS_MAX));
+        }
+        if self.retry.attempts == 0 || self.retry.attempts > limits::ATTEMPTS_MAX {
+            return fail(format!("attempts must be between 1 and {}", limits::ATTEMPTS_MAX));
+        }
+        Ok(())
+    }
+}
+
+fn check_workers(group: &GroupName, workers: usize) -> Result<()> {
+    if workers == 0 || workers > limits::WORKERS_MAX {
+        let note = format!("group {group}: workers must be between 1 and {}", limits::WORKERS_MAX);
+        return Err(Fault::invalid(note));
+    }
+    Ok(())
+}
+
+/// What the parts of a group share.
+pub(crate) struct Group {
+    pub(crate) name: GroupName,
+    stream: StreamName,
+    spec: GroupSpec,
+    policy: GroupPolicy,
+    /// Fingerprint of the configuration in force.
+    config: ByteString,
+    store: Arc<dyn Store>,
+    /// Whether the store wakes those who wait for work.
+    wakes: bool,
+    cx: Context,
+    supervisor: Supervisor,
+    /// None when the workers are outside.
+    handler: Option<Arc<dyn Handler>>,
+    guard: Option<Arc<Guard>>,
+    batch_max: usize,
+    desired: watch::Sender<Desired>,
+    /// One change of what is desired at a time: first the store, then here.
+    changing: tokio::sync::Mutex<()>,
+    /// Worker services that were started; idle ones stay when the group is scaled down.
+    hired: AtomicUsize,
+    /// Batches that workers have or are about to get.
+    busy: AtomicUsize,
+    /// Room may have come up for a claim.
+    freed: Notify,
+    ready: Ready,
+    flight: Flight,
+    settles: Settles,
+    /// What workers outside hold.
+    lent: Lent,
+}
+
+impl fmt::Debug for Group {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Group").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// What a group is made from.
+pub(crate) struct GroupParts {
+    pub(crate) spec: GroupSpec,
+    pub(crate) policy: GroupPolicy,
+    pub(crate) handler: Option<Arc<dyn Handler>>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) cx: Context,
+    pub(crate) supervisor: Supervisor,
+    pub(crate) config: ByteString,
+}
+
+impl Group {
+    /// Declares a group and starts everything it needs.
+    pub(crate) async fn open(parts: GroupParts) -> Result<Arc<Self>> {
+        let GroupParts { spec, policy, handler, store, cx, supervisor, config } = parts;
+        policy.check()?;
+        store.declare_group(&spec).await?;
+        let desired = desired::restore(&*store, &policy.name, policy.workers).await?;
+        let group = Arc::new(Self {
+            name: policy.name.clone(),
+            stream: policy.stream.clone(),
+            spec,
+            config,
+            wakes: store.promises().wakes,
+            store,
+            cx,
+            supervisor,
+            guard: handler.as_ref().and_then(|handler| handler.guard()),
+            batch_max: handler.as_ref().map_or(1, |handler| handler.batch_max().clamp(1, limits::CLAIM_MAX)),
+            handler,
+            desired: watch::Sender::new(desired),
+            changing: tokio::sync::Mutex::new(()),
+            hired: AtomicUsize::new(0),
+            busy: AtomicUsize::new(0),
+            freed: Notify::new(),
+            ready: Ready::new(),
+            flight: Flight::default(),
+            settles: Settles::default(),
+            lent: Lent::default(),
+            policy,
+        });
+        group.start();
+        Ok(group)
+    }
+
+    fn start(self: &Arc<Self>) {
+        self.supervisor.service(Arc::new(Resumer(self.clone())));
+        if self.handler.is_none() {
+            return;
+        }
+        self.supervisor.service(Arc::new(Flusher(self.clone())));
+        self.supervisor.service(Arc::new(Renewer(self.clone())));
+        self.hire();
+        let pulse = self.supervisor.pulse(format!("group/{}", self.name), PULSE_EVERY);
+        self.supervisor.service(Arc::new(Claimer { group: self.clone(), pulse }));
+    }
+
+    /// Starts workers until there are as many as are wanted.
+    fn hire(self: &Arc<Self>) {
+        let Some(handler) = &self.handler else { return };
+        let wanted = self.desired.borrow().workers;
+        while self.hired.load(Ordering::SeqCst) < wanted {
+            let number = self.hired.fetch_add(1, Ordering::SeqCst) + 1;
+            self.supervisor.service(Arc::new(Worker { group: self.clone(), handler: handler.clone(), number }));
+        }
+    }
+
+    /// Gives a batch to the next free worker.
+    fn seat(&self, batch: Arc<Batch>) {
+        self.busy.fetch_add(1, Ordering::SeqCst);
+        self.ready.push(batch);
+    }
+
+    fn busy(&self) -> usize {
+        self.busy.load(Ordering::SeqCst)
+    }
+
+    fn gate(&self) -> Gate {
+        self.guard.as_ref().map_or(Gate::Open, |guard| guard.gate())
+    }
+
+    pub(crate) async fn pause(&self, by: &str, reason: &str, until: Option<Timestamp>) -> Result<()> {
+        let at = self.cx.clock.now();
+        if until.is_some_and(|until| until <= at) {
+            return Err(Fault::invalid(format!("group {} cannot be paused until a time that has passed", self.name)));
+        }
+        let _changing = self.changing.lock().await;
+        let pause = Pause { by: by.to_owned(), reason: reason.to_owned(), at, until };
+        desired::keep_pause(&*self.store, &self.name, Some(&pause)).await?;
+        self.desired.send_modify(|desired| desired.paused = Some(pause));
+        let (by, reason) = (by.to_owned(), reason.to_owned());
+        self.cx.notices.emit(&Notice::GroupPaused { group: self.name.clone(), by, reason, until });
+        Ok(())
+    }
+
+    pub(crate) async fn resume(&self, by: &str) -> Result<()> {
+        let _changing = self.changing.lock().await;
+        if self.desired.borrow().paused.is_none() {
+            return Ok(());
+        }
+        self.go_on(by).await
+    }
+
+    /// Resumes when the time of the pause is up; somebody may have paused it anew in the meantime.
+    async fn end_pause(&self) -> Result<()> {
+        let _changing = self.changing.lock().await;
+        let now = self.cx.clock.now();
+        let over = |pause: &Pause| pause.until.is_some_and(|until| until <= now);
+        if !self.desired.borrow().paused.as_ref().is_some_and(over) {
+            return Ok(());
+        }
+        self.go_on("tidegate").await
+    }
+
+    async fn go_on(&self, by: &str) -> Result<()> {
+        desired::keep_pause(&*self.store, &self.name, None).await?;
+        self.desired.send_modify(|desired| desired.paused = None);
+        self.cx.notices.emit(&Notice::GroupResumed { group: self.name.clone(), by: by.to_owned() });
+        Ok(())
+    }
+
+    pub(crate) async fn scale(self: &Arc<Self>, workers: usize, by: &str) -> Result<()> {
+        check_workers(&self.name, workers)?;
+        if self.handler.is_none() {
+            return Err(Fault::conflict(format!("group {} has its workers outside of the node", self.name)));
+        }
+        let _changing = self.changing.lock().await;
+        let now = self.cx.clock.now();
+        desired::keep_workers(&*self.store, &self.name, workers, self.policy.workers, by, now).await?;
+        self.desired.send_modify(|desired| desired.workers = workers);
+        self.hire();
+        let count = workers as u64;
+        self.cx.notices.emit(&Notice::GroupScaled { group: self.name.clone(), workers: count, by: by.to_owned() });
+        Ok(())
+    }
+
+    /// Waits until nothing is lent any more; ends only while the node drains.
+    pub(crate) async fn drained(&self) {
+        self.cx.stop.draining().await;
+        self.flight.emptied().await;
+        self.returned().await;
+    }
+}

@@ -1,0 +1,209 @@
+//! The claim loop: asks the store for as many deliveries as there are free workers, while nothing forbids it.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use tidegate_core::{
+    clock::Timestamp,
+    decide::{Tally, triage},
+    delivery::{Delivery, Settled},
+    fault::Result,
+    guard::Gate,
+    limits,
+    notice::Notice,
+    service::{Context, Service, StopPhase},
+    store::{Claim, Claimed},
+};
+
+use super::{Group, settle::Verdict};
+use crate::supervisor::Pulse;
+
+/// Longest time without a look, whatever the hints say: hints are hints.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// The same for an engine that cannot wake us.
+const LOOK_EVERY_UNWOKEN: Duration = Duration::from_millis(100);
+/// Longest time between two signs of life; the longest wait of the supervisor after a crash included.
+pub(super) const PULSE_EVERY: Duration = Duration::from_secs(60);
+
+/// Claims for the workers of a group.
+pub(super) struct Claimer {
+    pub(super) group: Arc<Group>,
+    pub(super) pulse: Pulse,
+}
+
+/// What the group may do now.
+enum Room {
+    /// Claim for so many batches.
+    Batches(usize),
+    /// Claim a single delivery, to see whether the target is back.
+    Probe,
+    /// Claim nothing before this time, unless something changes.
+    Wait(Timestamp),
+    /// Claim nothing any more.
+    Stop,
+}
+
+#[async_trait]
+impl Service for Claimer {
+    fn name(&self) -> String {
+        format!("group/{}/claim", self.group.name)
+    }
+
+    async fn run(&self, _cx: Context) -> Result<()> {
+        let mut desired = self.group.desired.subscribe();
+        let mut gate = self.group.guard.as_ref().map(|guard| guard.changes());
+        loop {
+            self.pulse.beat();
+            // What changes from here on is seen by the waits below.
+            desired.mark_unchanged();
+            if let Some(gate) = &mut gate {
+                gate.mark_unchanged();
+            }
+            match self.group.room() {
+                Room::Stop => break,
+                Room::Batches(free) => self.claim(free, free.saturating_mul(self.group.batch_max)).await?,
+                Room::Probe => self.claim(1, 1).await?,
+                Room::Wait(until) => {
+                    let gate_changed = async {
+                        match &mut gate {
+                            Some(gate) => drop(gate.changed().await),
+                            None => std::future::pending().await,
+                        }
+                    };
+                    tokio::select! {
+                        () = self.group.freed.notified() => {}
+                        _ = desired.changed() => {}
+                        () = gate_changed => {}
+                        () = self.group.cx.stop.draining() => {}
+                        () = self.group.cx.clock.sleep_until(until) => {}
+                    }
+                }
+            }
+        }
+        self.group.ready.close();
+        Ok(())
+    }
+}
+
+impl Group {
+    /// Says what the group may do now.
+    fn room(&self) -> Room {
+        let now = self.cx.clock.now();
+        let later = now.plus(LOOK_EVERY);
+        if self.cx.stop.phase() != StopPhase::Running {
+            return Room::Stop;
+        }
+        let workers = {
+            let desired = self.desired.borrow();
+            if desired.paused.is_some() {
+                return Room::Wait(later);
+            }
+            desired.workers
+        };
+        let busy = self.busy();
+        let gate = self.gate();
+        match gate {
+            Gate::Disabled => return Room::Wait(later),
+            Gate::ClosedUntil(until) => return Room::Wait(until.min(later)),
+            // What was on its way when the gate closed ends first: only then is the next one surely the probe.
+            Gate::Probe if busy > 0 => return Room::Wait(later),
+            Gate::Probe => return Room::Probe,
+            Gate::Open => {}
+        }
+        let unsettled_max = (2 * workers.saturating_mul(self.batch_max)).max(UNSETTLED_MIN);
+        match workers.saturating_sub(busy) {
+            0 => Room::Wait(later),
+            // The store is behind: more effects without a settlement would only be more that is repeated after a crash.
+            _ if self.settles.pending() >= unsettled_max => Room::Wait(later),
+            free => Room::Batches(free),
+        }
+    }
+}
+
+/// Settlements that may always be on their way, however few the workers.
+const UNSETTLED_MIN: usize = 64;
+
+impl Claimer {
+    /// Claims once; waits for work when there is none.
+    async fn claim(&self, batches: usize, max: usize) -> Result<()> {
+        let group = &*self.group;
+        let claiming = group.flight.claiming();
+        // The stop is looked at after the claim is counted: a stop that counts nothing held can trust that.
+        if group.cx.stop.phase() != StopPhase::Running {
+            return Ok(());
+        }
+        let now = group.cx.clock.now();
+        let ask = Claim { group: group.name.clone(), max: max.min(limits::CLAIM_MAX), lease: group.policy.lease };
+        let mut claimed = group.store.claim(&ask).await?;
+        group.tell_claimed(&claimed);
+        if !claimed.deliveries.is_empty() {
+            let lease_until = now.plus(group.policy.lease);
+            let deliveries = std::mem::take(&mut claimed.deliveries);
+            self.dispatch(deliveries, batches, lease_until);
+            return Ok(());
+        }
+        drop(claiming);
+        let every = if group.wakes { LOOK_EVERY } else { LOOK_EVERY_UNWOKEN };
+        let look = group.cx.clock.now().plus(every);
+        let until = claimed.next_due.map_or(look, |due| due.min(look));
+        tokio::select! {
+            () = group.store.wait(&group.name, until) => {}
+            () = group.cx.stop.draining() => {}
+        }
+        Ok(())
+    }
+
+    /// Hands deliveries to the workers in batches.
+    fn dispatch(&self, deliveries: Vec<Delivery>, batches: usize, lease_until: Timestamp) {
+        let group = &*self.group;
+        let now = group.cx.clock.now();
+        if deliveries.iter().all(|delivery| delivery.crashes == 0 && delivery.attempt == 1) {
+            return self.hand_out(deliveries, batches, lease_until);
+        }
+        let mut sound = Vec::with_capacity(deliveries.len());
+        for delivery in deliveries {
+            let tally = Tally { attempt: delivery.attempt, crashes: delivery.crashes };
+            if let Some(settlement) = triage(tally, &group.policy.retry, &group.config) {
+                let settled = Settled { token: delivery.lease.token, settlement, attempt: None };
+                let batch = group.flight.hold(vec![delivery], now, lease_until);
+                group.settles.push(Verdict { batch, settled: vec![settled] });
+            } else if delivery.crashes > 0 {
+                // What broke a handler before is tried alone, so that the next crash can be its own only.
+                group.seat(group.flight.hold(vec![delivery], now, lease_until));
+            } else {
+                sound.push(delivery);
+            }
+        }
+        self.hand_out(sound, batches, lease_until);
+    }
+
+    fn hand_out(&self, mut deliveries: Vec<Delivery>, batches: usize, lease_until: Timestamp) {
+        let group = &*self.group;
+        let now = group.cx.clock.now();
+        debug_assert!(deliveries.len() <= batches.saturating_mul(group.batch_max), "never more than there is room for");
+        while deliveries.len() > group.batch_max {
+            let rest = deliveries.split_off(group.batch_max);
+            group.seat(group.flight.hold(std::mem::replace(&mut deliveries, rest), now, lease_until));
+        }
+        if !deliveries.is_empty() {
+            group.seat(group.flight.hold(deliveries, now, lease_until));
+        }
+    }
+}
+
+impl Group {
+    pub(super) fn tell_claimed(&self, claimed: &Claimed) {
+        let count = claimed.deliveries.len() as u64;
+        let (duplicates, expired) = (u64::from(claimed.duplicates), u64::from(claimed.expired));
+        if count + duplicates + expired > 0 {
+            self.cx.notices.emit(&Notice::Claimed { group: self.name.clone(), count, duplicates, expired });
+        }
+        self.tell_lost(u64::from(claimed.leases_lost));
+    }
+
+    pub(super) fn tell_lost(&self, count: u64) {
+        if count > 0 {
+            self.cx.notices.emit(&Notice::LeaseLost { group: self.name.clone(), count });
+        }
+    }
+}

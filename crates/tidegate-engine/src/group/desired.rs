@@ -1,0 +1,82 @@
+//! What operators want of a group: paused or not, how many workers. Kept in the store, so that it survives restarts.
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tidegate_core::{
+    clock::Timestamp,
+    fault::{Fault, Result},
+    names::GroupName,
+    store::Store,
+};
+
+/// Why a group does not claim, at somebody's wish.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pause {
+    /// Who paused it.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+    /// Since when.
+    pub at: Timestamp,
+    /// When it goes on by itself; none = when somebody resumes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+}
+
+/// What is wanted now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Desired {
+    pub(crate) workers: usize,
+    pub(crate) paused: Option<Pause>,
+}
+
+/// A number of workers set by hand.
+#[derive(Debug, Serialize, Deserialize)]
+struct Scaled {
+    workers: usize,
+    /// What the configuration asked for then: when that is changed, the change is what somebody wants now.
+    configured: usize,
+    by: String,
+    at: Timestamp,
+}
+
+fn key(group: &GroupName, what: &str) -> String {
+    format!("group/{group}/{what}")
+}
+
+/// Returns what was wanted when the node stopped.
+pub(crate) async fn restore(store: &dyn Store, group: &GroupName, configured: usize) -> Result<Desired> {
+    let states = store.states(&key(group, "")).await?;
+    let find = |what: &str| {
+        let key = key(group, what);
+        states.iter().find(|(name, _)| *name == key).map(|(_, value)| value.as_slice())
+    };
+    let scaled: Option<Scaled> = read(group, find("workers"))?;
+    let workers = scaled.filter(|scaled| scaled.configured == configured).map_or(configured, |scaled| scaled.workers);
+    Ok(Desired { workers, paused: read(group, find("paused"))? })
+}
+
+fn read<T: DeserializeOwned>(group: &GroupName, value: Option<&[u8]>) -> Result<Option<T>> {
+    let value = value.map(serde_json::from_slice).transpose();
+    value.map_err(|err| Fault::corrupt(format!("stored state of group {group} is not readable")).because(err))
+}
+
+pub(crate) async fn keep_pause(store: &dyn Store, group: &GroupName, pause: Option<&Pause>) -> Result<()> {
+    let value = pause.map(write).transpose()?;
+    store.put_state(&key(group, "paused"), value.as_deref()).await
+}
+
+pub(crate) async fn keep_workers(
+    store: &dyn Store,
+    group: &GroupName,
+    workers: usize,
+    configured: usize,
+    by: &str,
+    at: Timestamp,
+) -> Result<()> {
+    let scaled = write(&Scaled { workers, configured, by: by.to_owned(), at })?;
+    store.put_state(&key(group, "workers"), Some(&scaled)).await
+}
+
+fn write<T: Serialize>(value: &T) -> Result<Vec<u8>> {
+    serde_json::to_vec(value).map_err(|err| Fault::bug("state of a group cannot be written as JSON").because(err))
+}

@@ -1,0 +1,293 @@
+//! Groups whose workers are outside: they claim, extend and settle over the API.
+
+use std::{collections::HashMap, time::Duration};
+
+use bytestring::ByteString;
+use parking_lot::Mutex;
+use tidegate_core::{
+    clock::Timestamp,
+    decide::{Tally, triage},
+    delivery::{Delivery, LeaseToken, Outcome, SettleStatus, Settled},
+    fault::{Fault, Origin, Result},
+    limits,
+    service::StopPhase,
+    store::Claim,
+};
+use tokio::sync::Notify;
+
+use super::{
+    Group, Running,
+    judge::{Ended, Returned, Subject, announce, judge, report},
+};
+
+/// What became of a settlement from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PullStatus {
+    /// It is durable.
+    Settled,
+    /// The lease was lost before; nothing was done.
+    LeaseLost,
+    /// The token is not one of this group.
+    Unknown,
+}
+
+/// What workers outside hold.
+#[derive(Debug, Default)]
+pub(crate) struct Lent {
+    held: Mutex<Held>,
+    returned: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    deliveries: HashMap<LeaseToken, Holding>,
+    /// Number of the group in its engine, once a token has shown it.
+    group: Option<u32>,
+    swept_at: Timestamp,
+}
+
+#[derive(Debug, Clone)]
+struct Holding {
+    event: ByteString,
+    tally: Tally,
+    wanted_at: Timestamp,
+    since: Timestamp,
+    expires_at: Timestamp,
+}
+
+/// An outcome from outside for something that is held.
+struct Pulled {
+    index: usize,
+    token: LeaseToken,
+    holding: Holding,
+    outcome: Outcome,
+}
+
+/// How long a lease that ran out is remembered, so that a late settle is told from a settle of nothing.
+const REMEMBERED: Duration = Duration::from_secs(600);
+/// Time between two looks for leases to forget.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// Time between two looks of a claim that waits, whatever the hints say.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+impl Group {
+    fn check_pull(&self) -> Result<()> {
+        match self.handler {
+            None => Ok(()),
+            Some(_) => Err(Fault::conflict(format!("group {} has its workers inside of the node", self.name))),
+        }
+    }
+
+    /// Lends deliveries to a worker outside; waits up to `wait` for the first.
+    pub(crate) async fn pull(&self, max: usize, wait: Duration) -> Result<Vec<Delivery>> {
+        self.check_pull()?;
+        if self.cx.stop.phase() != StopPhase::Running {
+            return Err(Fault::unavailable(Origin::Tidegate, "node is stopping and lends nothing more"));
+        }
+        let until = self.cx.clock.now().plus(wait.min(limits::CLAIM_WAIT_MAX));
+        let mut desired = self.desired.subscribe();
+        loop {
+            let paused = desired.borrow_and_update().paused.is_some();
+            let mut next_due = None;
+            if !paused {
+                let _claiming = self.flight.claiming();
+                if self.cx.stop.phase() != StopPhase::Running {
+                    return Ok(Vec::new());
+                }
+                let (deliveries, due) = self.pull_once(max).await?;
+                if !deliveries.is_empty() {
+                    return Ok(deliveries);
+                }
+                next_due = due;
+            }
+            let now = self.cx.clock.now();
+            if now >= until {
+                return Ok(Vec::new());
+            }
+            let look = until.min(now.plus(LOOK_EVERY)).min(next_due.unwrap_or(until));
+            let work = async {
+                if paused {
+                    self.cx.clock.sleep_until(until).await;
+                } else {
+                    self.store.wait(&self.name, look).await;
+                }
+            };
+            tokio::select! {
+                () = work => {}
+                _ = desired.changed() => {}
+                () = self.cx.stop.draining() => return Ok(Vec::new()),
+            }
+        }
+    }
+
+    async fn pull_once(&self, max: usize) -> Result<(Vec<Delivery>, Option<Timestamp>)> {
+        let ask = Claim { group: self.name.clone(), max: max.clamp(1, limits::CLAIM_MAX), lease: self.policy.lease };
+        let claimed = self.store.claim(&ask).await?;
+        self.tell_claimed(&claimed);
+        let mut deliveries = claimed.deliveries;
+        let doomed: Vec<(Delivery, Settled)> = deliveries
+            .extract_if(.., |delivery| self.triaged(delivery).is_some())
+            .filter_map(|delivery| self.triaged(&delivery).map(|settled| (delivery, settled)))
+            .collect();
+        if !doomed.is_empty() {
+            self.bury(doomed).await?;
+        }
+        self.lend(&deliveries);
+        announce(self, deliveries.iter().map(Subject::from));
+        Ok((deliveries, claimed.next_due))
+    }
+
+    fn triaged(&self, delivery: &Delivery) -> Option<Settled> {
+        let tally = Tally { attempt: delivery.attempt, crashes: delivery.crashes };
+        let settlement = triage(tally, &self.policy.retry, &self.config)?;
+        Some(Settled { token: delivery.lease.token, settlement, attempt: None })
+    }
+
+    async fn bury(&self, doomed: Vec<(Delivery, Settled)>) -> Result<()> {
+        let settled: Vec<Settled> = doomed.iter().map(|(_, settled)| settled.clone()).collect();
+        let statuses = self.store.settle(settled).await?;
+        let returned = doomed.iter().zip(statuses).map(|((delivery, settled), status)| Returned {
+            event: &delivery.event.id,
+            attempt: delivery.attempt,
+            settlement: &settled.settlement,
+            status: Some(status),
+        });
+        report(self, returned);
+        Ok(())
+    }
+
+    fn lend(&self, deliveries: &[Delivery]) {
+        let now = self.cx.clock.now();
+        let mut held = self.lent.held.lock();
+        if now.since(held.swept_at) >= SWEEP_EVERY {
+            held.swept_at = now;
+            held.deliveries.retain(|_, holding| holding.expires_at.plus(REMEMBERED) > now);
+        }
+        for delivery in deliveries {
+            let subject = Subject::from(delivery);
+            let holding = Holding {
+                event: subject.event.clone(),
+                tally: subject.tally,
+                wanted_at: subject.wanted_at,
+                since: now,
+                expires_at: delivery.lease.expires_at,
+            };
+            held.group = Some(delivery.lease.token.group);
+            held.deliveries.insert(delivery.lease.token, holding);
+        }
+    }
+
+    /// Settles deliveries that workers outside hold; answers in input order.
+    ///
+    /// What is settled stays held until that is durable: a caller that leaves in between can ask again.
+    pub(crate) async fn settle_pulled(&self, outcomes: Vec<(LeaseToken, Outcome)>) -> Result<Vec<PullStatus>> {
+        self.check_pull()?;
+        let mut answers = Vec::with_capacity(outcomes.len());
+        let mut known = Vec::with_capacity(outcomes.len());
+        {
+            let held = self.lent.held.lock();
+            for (index, (token, outcome)) in outcomes.into_iter().enumerate() {
+                if let Some(holding) = held.deliveries.get(&token) {
+                    known.push(Pulled { index, token, holding: holding.clone(), outcome });
+                }
+                // A token that is not held was settled before, or lent by another run of the node.
+                let ours = held.group.is_none_or(|group| group == token.group);
+                answers.push(if ours { PullStatus::LeaseLost } else { PullStatus::Unknown });
+            }
+        }
+        let late = answers.iter().filter(|answer| **answer == PullStatus::LeaseLost).count() - known.len();
+        self.tell_lost(late as u64);
+        let indices: Vec<usize> = known.iter().map(|one| one.index).collect();
+        for (index, status) in indices.into_iter().zip(self.settle_known(known).await?) {
+            if let (Some(answer), SettleStatus::Settled) = (answers.get_mut(index), status) {
+                *answer = PullStatus::Settled;
+            }
+        }
+        Ok(answers)
+    }
+
+    async fn settle_known(&self, mut known: Vec<Pulled>) -> Result<Vec<SettleStatus>> {
+        if known.is_empty() {
+            return Ok(Vec::new());
+        }
+        let now = self.cx.clock.now();
+        let settled: Vec<Settled> = known
+            .iter_mut()
+            .map(|one| {
+                let Holding { ref event, tally, wanted_at, since, .. } = one.holding;
+                let subject = Subject { event, position: one.token.position, token: one.token, tally, wanted_at };
+                let outcome = std::mem::replace(&mut one.outcome, Outcome::Interrupted);
+                judge(self, &subject, Ended { outcome, at: since, took: now.since(since) })
+            })
+            .collect();
+        let statuses = self.store.settle(settled.clone()).await?;
+        {
+            let mut held = self.lent.held.lock();
+            for one in &known {
+                held.deliveries.remove(&one.token);
+            }
+        }
+        self.lent.returned.notify_waiters();
+        let returned = known.iter().zip(&settled).zip(&statuses).map(|((one, settled), status)| Returned {
+            event: &one.holding.event,
+            attempt: one.holding.tally.attempt,
+            settlement: &settled.settlement,
+            status: Some(*status),
+        });
+        report(self, returned);
+        Ok(statuses)
+    }
+
+    /// Extends leases that workers outside hold; false where the lease was lost.
+    pub(crate) async fn extend_pulled(&self, tokens: &[LeaseToken], by: Duration) -> Result<Vec<bool>> {
+        self.check_pull()?;
+        let until = self.cx.clock.now().plus(by.min(Duration::from_secs(limits::LEASE_SECONDS_MAX)));
+        let extended = self.store.extend(tokens, until).await?;
+        let mut held = self.lent.held.lock();
+        for (token, _) in tokens.iter().zip(&extended).filter(|(_, extended)| **extended) {
+            if let Some(holding) = held.deliveries.get_mut(token) {
+                holding.expires_at = until;
+            }
+        }
+        Ok(extended)
+    }
+
+    /// Waits until workers outside hold nothing whose lease is alive.
+    pub(super) async fn returned(&self) {
+        loop {
+            let returned = self.lent.returned.notified();
+            tokio::pin!(returned);
+            // Listening starts before the look, so that the last settle is not missed in between.
+            returned.as_mut().enable();
+            let now = self.cx.clock.now();
+            let next = self
+                .lent
+                .held
+                .lock()
+                .deliveries
+                .values()
+                .map(|holding| holding.expires_at)
+                .filter(|at| *at > now)
+                .min();
+            let Some(next) = next else { return };
+            tokio::select! {
+                () = returned => {}
+                () = self.cx.clock.sleep_until(next) => {}
+            }
+        }
+    }
+
+    pub(super) fn lent_now(&self) -> Vec<Running> {
+        let now = self.cx.clock.now();
+        let held = self.lent.held.lock();
+        let alive = held.deliveries.values().filter(|holding| holding.expires_at > now);
+        alive
+            .map(|holding| Running {
+                group: self.name.clone(),
+                event: holding.event.clone(),
+                attempt: holding.tally.attempt,
+                since: holding.since,
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,115 @@
+//! What an operator sees of a group.
+
+use bytestring::ByteString;
+use tidegate_core::{
+    clock::Timestamp,
+    fault::Result,
+    guard::Gate,
+    names::{GroupName, TargetName},
+    service::StopPhase,
+    store::{GroupSpec, GroupStatus},
+};
+
+use super::{Group, GroupPolicy, Pause};
+
+/// Where a group stands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GroupView {
+    /// Counts.
+    pub status: GroupStatus,
+    /// Whether it claims.
+    pub state: GroupState,
+    /// How many batches are tried at a time.
+    pub workers: usize,
+    /// Of those, how many are busy.
+    pub busy: usize,
+    /// Why it does not claim, at somebody's wish.
+    pub paused: Option<Pause>,
+    /// Its workers are outside of the node.
+    pub pull: bool,
+    /// The target that its handler calls.
+    pub target: Option<TargetName>,
+    /// What the target's guard allows.
+    pub gate: Gate,
+    /// How it reads its stream.
+    pub spec: GroupSpec,
+    /// How it works.
+    pub policy: GroupPolicy,
+}
+
+/// Whether a group claims.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupState {
+    /// It claims what its workers can take.
+    Running,
+    /// It claims nothing, at somebody's wish.
+    Paused,
+    /// It claims nothing more, because the node stops.
+    Draining,
+}
+
+impl GroupState {
+    /// All states.
+    pub const ALL: [Self; 3] = [Self::Running, Self::Paused, Self::Draining];
+
+    /// Returns the word used in JSON and documents.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+/// A delivery that somebody works on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Running {
+    /// The group.
+    pub group: GroupName,
+    /// The event's id.
+    pub event: ByteString,
+    /// Number of the attempt.
+    pub attempt: u32,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+impl Group {
+    pub(crate) async fn view(&self) -> Result<GroupView> {
+        let status = self.store.group(&self.name).await?;
+        let desired = self.desired.borrow().clone();
+        let state = match (self.cx.stop.phase(), &desired.paused) {
+            (StopPhase::Draining | StopPhase::Aborted, _) => GroupState::Draining,
+            (StopPhase::Running, Some(_)) => GroupState::Paused,
+            (StopPhase::Running, None) => GroupState::Running,
+        };
+        Ok(GroupView {
+            status,
+            state,
+            workers: desired.workers,
+            busy: self.busy(),
+            paused: desired.paused,
+            pull: self.handler.is_none(),
+            target: self.guard.as_ref().map(|guard| guard.target().clone()),
+            gate: self.gate(),
+            spec: self.spec.clone(),
+            policy: self.policy.clone(),
+        })
+    }
+
+    /// Returns what somebody works on, here or outside.
+    pub(crate) fn running(&self) -> Vec<Running> {
+        let mut running = self.lent_now();
+        for batch in self.flight.batches() {
+            running.extend(batch.deliveries.iter().map(|delivery| Running {
+                group: self.name.clone(),
+                event: delivery.event.id.clone(),
+                attempt: delivery.attempt,
+                since: batch.since(),
+            }));
+        }
+        running.sort_by_key(|one| one.since);
+        running
+    }
+}

@@ -1,0 +1,134 @@
+//! All groups of a node: the one thing that the outside (API, actions, wiring) sees of them.
+
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+
+use bytestring::ByteString;
+use parking_lot::RwLock;
+use tidegate_core::{
+    clock::Timestamp,
+    delivery::{Delivery, LeaseToken, Outcome},
+    fault::{Fault, Result},
+    handler::Handler,
+    names::GroupName,
+    service::Context,
+    store::{GroupSpec, Store},
+};
+
+use crate::{
+    group::{Group, GroupParts, GroupPolicy, GroupView, PullStatus, Running},
+    supervisor::Supervisor,
+};
+
+/// All groups of a node. Cheap to clone.
+#[derive(Clone)]
+pub struct Groups(Arc<Inner>);
+
+struct Inner {
+    store: Arc<dyn Store>,
+    cx: Context,
+    supervisor: Supervisor,
+    config: ByteString,
+    groups: RwLock<BTreeMap<GroupName, Arc<Group>>>,
+}
+
+impl fmt::Debug for Groups {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Groups").field(&self.names()).finish()
+    }
+}
+
+impl Groups {
+    /// Makes a node's groups, none yet; `config` is the fingerprint that dead letters are stamped with.
+    pub fn new(store: Arc<dyn Store>, cx: Context, supervisor: Supervisor, config: ByteString) -> Self {
+        Self(Arc::new(Inner { store, cx, supervisor, config, groups: RwLock::default() }))
+    }
+
+    /// Declares a group in the store, restores what operators wanted of it and starts it. Without a handler its workers
+    /// are outside.
+    pub async fn add(&self, spec: &GroupSpec, policy: GroupPolicy, handler: Option<Arc<dyn Handler>>) -> Result<()> {
+        let name = policy.name.clone();
+        if spec.name != name || spec.stream != policy.stream {
+            return Err(Fault::bug(format!("group {name} is declared under another name or stream")));
+        }
+        if self.0.groups.read().contains_key(&name) {
+            return Err(Fault::conflict(format!("group {name} exists")));
+        }
+        let group = Group::open(GroupParts {
+            spec: spec.clone(),
+            policy,
+            handler,
+            store: self.0.store.clone(),
+            cx: self.0.cx.clone(),
+            supervisor: self.0.supervisor.clone(),
+            config: self.0.config.clone(),
+        })
+        .await?;
+        self.0.groups.write().insert(name, group);
+        Ok(())
+    }
+
+    /// Returns the names of all groups, sorted.
+    pub fn names(&self) -> Vec<GroupName> {
+        self.0.groups.read().keys().cloned().collect()
+    }
+
+    fn get(&self, name: &GroupName) -> Result<Arc<Group>> {
+        let group = self.0.groups.read().get(name).cloned();
+        group.ok_or_else(|| Fault::missing(format!("there is no group {name}")))
+    }
+
+    fn all(&self) -> Vec<Arc<Group>> {
+        self.0.groups.read().values().cloned().collect()
+    }
+
+    /// Returns where a group stands.
+    pub async fn view(&self, name: &GroupName) -> Result<GroupView> {
+        self.get(name)?.view().await
+    }
+
+    /// Lends deliveries of a pull group, up to `max`; waits up to `wait` for the first. While the group is paused there
+    /// is none.
+    pub async fn claim(&self, name: &GroupName, max: usize, wait: Duration) -> Result<Vec<Delivery>> {
+        self.get(name)?.pull(max, wait).await
+    }
+
+    /// Settles deliveries of a pull group; answers in input order.
+    pub async fn settle(&self, name: &GroupName, outcomes: Vec<(LeaseToken, Outcome)>) -> Result<Vec<PullStatus>> {
+        self.get(name)?.settle_pulled(outcomes).await
+    }
+
+    /// Extends leases of a pull group; false where the lease was lost.
+    pub async fn extend(&self, name: &GroupName, tokens: &[LeaseToken], by: Duration) -> Result<Vec<bool>> {
+        self.get(name)?.extend_pulled(tokens, by).await
+    }
+
+    /// Stops a group from claiming, durably; what it holds goes on.
+    pub async fn pause(&self, name: &GroupName, by: &str, reason: &str, until: Option<Timestamp>) -> Result<()> {
+        self.get(name)?.pause(by, reason, until).await
+    }
+
+    /// Lets a paused group claim again; does nothing when it is not paused.
+    pub async fn resume(&self, name: &GroupName, by: &str) -> Result<()> {
+        self.get(name)?.resume(by).await
+    }
+
+    /// Changes the number of workers, durably, until the configuration asks for another number than today.
+    pub async fn scale(&self, name: &GroupName, workers: usize, by: &str) -> Result<()> {
+        self.get(name)?.scale(workers, by).await
+    }
+
+    /// Returns what somebody works on, here or outside, the longest-running first.
+    pub fn running(&self) -> Vec<Running> {
+        let mut running: Vec<_> = self.all().iter().flat_map(|group| group.running()).collect();
+        running.sort_by_key(|one| one.since);
+        running
+    }
+
+    /// Waits until the node drains and nothing is lent any more, here or outside.
+    pub async fn drained(&self) {
+        self.0.cx.stop.draining().await;
+        for group in self.all() {
+            group.drained().await;
+        }
+    }
+}
