@@ -413,7 +413,7 @@ impl<'n, 'de> de::EnumAccess<'de> for Choice<'n> {
             let value = seed.deserialize(text).map_err(|error| veiled(error, &word.resolved.values))?;
             return Ok((value, Form(None)));
         };
-        let Some(entry) = entries.iter().find(|entry| entry.key == TYPE) else {
+        let Some(entry) = entries.iter().find(|entry| entry.key == TYPE && !entry.node.dropped) else {
             return Err(DecodeError::new(What::Missing(TYPE)));
         };
         let chooser = Decoder::new(&entry.node, decoder.session);

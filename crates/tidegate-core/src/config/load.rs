@@ -94,11 +94,16 @@ impl Mistakes<'_> {
             Some(Step::Key(key)) => key,
             Some(Step::Item(_)) | None => "",
         };
+        let nearest = nearest(given, known.iter().copied());
+        if let (Some(nearest), Some((_, parent))) = (nearest, path.split_last()) {
+            // A required key that was only misspelt is not missing too.
+            self.missing.push(parent.iter().cloned().chain([nearest.into()]).collect());
+        }
         self.errors.push(ConfigError {
             origin: self.origin.to_owned(),
             place: error.place.unwrap_or(root.place),
             path: dotted(&path),
-            nearest: nearest(given, known.iter().copied()).map(str::to_owned),
+            nearest: nearest.map(str::to_owned),
             message,
             known: known.iter().map(|&name| name.to_owned()).collect(),
         });

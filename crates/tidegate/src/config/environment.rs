@@ -61,7 +61,10 @@ fn read(path: &Path, secret: bool) -> Result<String, String> {
     let mode = metadata.permissions().mode();
     let mounted = MOUNTED_SECRETS.iter().any(|directory| path.starts_with(directory));
     if secret && mode & 0o007 != 0 && !mounted {
-        return Err(format!("holds a secret that everybody on this machine may read (mode {:03o}); chmod 600 it", mode & 0o777));
+        return Err(format!(
+            "holds a secret that everybody on this machine may read (mode {:03o}); chmod 600 it",
+            mode & 0o777
+        ));
     }
     let mut text = String::new();
     // One byte more than is allowed: a file that grew since it was looked at is noticed.

@@ -168,9 +168,8 @@ impl GroupConfig {
             format!("must be 1 to {}", limits::WORKERS_MAX)
         });
         here.at("timeout").require(!self.timeout.is_zero(), || "must be more than zero".to_owned());
-        here.at("lease").require((LEASE_MIN..=LEASE_MAX).contains(&self.lease), || {
-            format!("must be {LEASE_MIN} to {LEASE_MAX}")
-        });
+        here.at("lease")
+            .require((LEASE_MIN..=LEASE_MAX).contains(&self.lease), || format!("must be {LEASE_MIN} to {LEASE_MAX}"));
         here.at("on_failure").require(self.on_failure == OnFailure::Skip || self.order_by.is_some(), || {
             "block needs order_by: without an order key nothing waits behind a failed event".to_owned()
         });
@@ -185,9 +184,9 @@ impl GroupConfig {
             format!("must not be shorter than the first wait of {}", self.retry.first)
         });
         if let Some(ledger) = self.ledger.on() {
-            here.at("ledger").at("keep").require(!ledger.keep.is_zero(), || {
-                "must be more than zero; ledger: off ends it".to_owned()
-            });
+            here.at("ledger")
+                .at("keep")
+                .require(!ledger.keep.is_zero(), || "must be more than zero; ledger: off ends it".to_owned());
         }
         self.sink.check(&here.at("sink"));
     }

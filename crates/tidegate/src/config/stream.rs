@@ -195,7 +195,8 @@ impl StreamConfig {
         positive(here.at("max_backlog"), self.max_backlog.on().is_none_or(|backlog| *backlog > 0));
         if let Some(dedupe) = self.dedupe.on() {
             let here = here.at("dedupe");
-            here.at("window").require(!dedupe.window.is_zero(), || "must be more than zero; dedupe: off ends it".to_owned());
+            here.at("window")
+                .require(!dedupe.window.is_zero(), || "must be more than zero; dedupe: off ends it".to_owned());
             here.at("entries").require((1..=DEDUPE_ENTRIES_MAX).contains(&dedupe.entries), || {
                 format!("must be 1 to {DEDUPE_ENTRIES_MAX}")
             });

@@ -52,11 +52,7 @@ pub struct BreakerConfig {
 impl Default for BreakerConfig {
     fn default() -> Self {
         let policy = BreakerPolicy::default();
-        Self {
-            failures: policy.failures,
-            cooldown: time(policy.cooldown),
-            cooldown_max: time(policy.cooldown_max),
-        }
+        Self { failures: policy.failures, cooldown: time(policy.cooldown), cooldown_max: time(policy.cooldown_max) }
     }
 }
 
@@ -109,8 +105,8 @@ impl TargetConfig {
             format!("must not be shorter than the cooldown of {}", self.breaker.cooldown)
         });
         let share = self.retry_budget.share;
-        here.at("retry_budget").at("share").require(share.is_finite() && (0.0..=1000.0).contains(&share), || {
-            "must be 0 to 1000".to_owned()
-        });
+        here.at("retry_budget")
+            .at("share")
+            .require(share.is_finite() && (0.0..=1000.0).contains(&share), || "must be 0 to 1000".to_owned());
     }
 }
