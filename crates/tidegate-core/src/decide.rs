@@ -102,7 +102,10 @@ pub fn triage(tally: Tally, policy: &RetryPolicy, config: &ByteString) -> Option
     let failure = if tally.crashes >= limits::CRASHES_MAX {
         Failure::new(FaultClass::Poison, format!("handler died on it {} times", tally.crashes))
     } else if tally.attempt > policy.attempts {
-        Failure::new(FaultClass::Poison, format!("all {} attempts are spent, the last by a handler that died", policy.attempts))
+        Failure::new(
+            FaultClass::Poison,
+            format!("all {} attempts are spent, the last by a handler that died", policy.attempts),
+        )
     } else {
         return None;
     };

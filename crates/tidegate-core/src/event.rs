@@ -118,6 +118,10 @@ pub const TRACE_PARENT: &str = "traceparent";
 /// Extension attribute that ties events of one story together.
 pub const CORRELATION_ID: &str = "correlationid";
 
+/// Names that no extension attribute may have: each stands for a member of its own.
+const CORE_NAMES: [&str; 9] =
+    ["id", "source", "type", "specversion", "subject", "time", "datacontenttype", "dataschema", "data"];
+
 const FORM: u8 = 1;
 const HAS_SUBJECT: u8 = 1;
 const HAS_TIME: u8 = 2;
@@ -216,9 +220,10 @@ impl Event {
                 check_length(name, value)?;
             }
         }
-        for (name, value) in [("time", self.time.as_ref())].into_iter().chain(
-            [DELIVER_AT, EXPIRY_TIME].into_iter().map(|name| (name, self.extension(name))),
-        ) {
+        for (name, value) in [("time", self.time.as_ref())]
+            .into_iter()
+            .chain([DELIVER_AT, EXPIRY_TIME].into_iter().map(|name| (name, self.extension(name))))
+        {
             if let Some(value) = value {
                 crate::clock::Timestamp::parse(value).map_err(|fault| fault.within(format!("attribute {name:?}")))?;
             }
@@ -232,6 +237,9 @@ impl Event {
                 return Err(Fault::invalid(format!(
                     "extension attribute name {name:?} may hold only lower-case letters and digits"
                 )));
+            }
+            if CORE_NAMES.contains(&&**name) {
+                return Err(Fault::invalid(format!("extension attribute {name:?} has the name of a core attribute")));
             }
             if let Attribute::Text(text) = value {
                 check_length(name, text)?;
@@ -505,6 +513,7 @@ mod tests {
         bad(|event| event.extensions.push(("deliverat".into(), Attribute::Text("soon".into()))), "deliverat");
         bad(|event| event.data = Data::Binary(vec![0; limits::EVENT_BYTES_MAX].into()), "larger");
         bad(|event| event.kind = "a\nb".into(), "control");
+        bad(|event| event.extensions.push(("data".into(), Attribute::Boolean(true))), "core attribute");
     }
 
     #[test]

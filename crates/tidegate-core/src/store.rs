@@ -10,7 +10,7 @@ use bytestring::ByteString;
 
 use crate::{
     clock::Timestamp,
-    delivery::{Attempt, Delivery, LeaseToken, Position, Settled, SettleStatus},
+    delivery::{Attempt, Delivery, LeaseToken, Position, SettleStatus, Settled},
     event::Event,
     fault::{FaultClass, Result},
     names::{GroupName, StreamName},
@@ -237,7 +237,8 @@ pub struct GroupStatus {
 impl GroupStatus {
     /// Returns what is missing in the accounting; anything but zero is a fault of Tidegate.
     pub fn difference(&self) -> i64 {
-        let counted = self.done + self.waiting + self.scheduled + self.in_flight + self.dead + self.expired + self.dropped;
+        let counted =
+            self.done + self.waiting + self.scheduled + self.in_flight + self.dead + self.expired + self.dropped;
         i64::try_from(self.accepted).unwrap_or(i64::MAX) - i64::try_from(counted).unwrap_or(i64::MAX)
     }
 }
