@@ -1,0 +1,224 @@
+//! The routes of the API: one table of path, role and handler, and the one way from a request to its answer.
+
+pub(crate) mod audit;
+pub(crate) mod dlq;
+pub(crate) mod groups;
+pub(crate) mod ledger;
+pub(crate) mod node;
+pub(crate) mod pull;
+pub(crate) mod streams;
+pub(crate) mod targets;
+
+use std::{any::Any, panic::AssertUnwindSafe, pin::Pin, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::Request,
+    response::{IntoResponse, Response},
+    routing::{MethodFilter, on},
+};
+use bytestring::ByteString;
+use futures::FutureExt;
+use tidegate_core::{
+    config::Time,
+    fault::{Fault, Result},
+    guard::Guard,
+    names::TargetName,
+    service::Context,
+    store::Store,
+};
+use tidegate_engine::{Groups, Publisher, Supervisor};
+
+use crate::{Intake, Metrics, NodeFacts, Role, Tokens, auth::Actor, call::Call, health::Health, problem::Problem};
+
+/// Everything that handlers reach.
+pub(crate) struct Api {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) groups: Groups,
+    pub(crate) publisher: Publisher,
+    pub(crate) guards: Vec<Arc<Guard>>,
+    pub(crate) intakes: Vec<Arc<Intake>>,
+    pub(crate) cx: Context,
+    pub(crate) supervisor: Supervisor,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) config: ByteString,
+    pub(crate) tokens: Tokens,
+    pub(crate) node: NodeFacts,
+    pub(crate) health: Health,
+    /// Held by the one work on many dead letters that may run at a time.
+    pub(crate) dead_work: tokio::sync::Mutex<()>,
+}
+
+impl Api {
+    pub(crate) fn guard(&self, name: &TargetName) -> Result<&Arc<Guard>> {
+        let found = self.guards.iter().find(|guard| guard.target() == name);
+        found.ok_or_else(|| Fault::missing(format!("there is no target {:?}", name.as_str())))
+    }
+}
+
+/// Shows a duration in the form in which it is written in settings and requests.
+fn duration_text(duration: Duration) -> String {
+    Time::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)).to_string()
+}
+
+/// Checks a number that a caller chose against a limit.
+fn bounded(what: &str, asked: usize, most: usize) -> Result<usize> {
+    if asked == 0 || asked > most {
+        return Err(Fault::invalid(format!("{what} is {asked}, it must be between 1 and {most}")));
+    }
+    Ok(asked)
+}
+
+type Answer = Pin<Box<dyn Future<Output = Result<Response, Problem>> + Send>>;
+
+/// Method of a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verb {
+    Get,
+    Post,
+}
+
+/// A route: what is asked for, who may ask, who answers.
+pub(crate) struct Route {
+    pub(crate) verb: Verb,
+    pub(crate) path: &'static str,
+    /// None: whoever can reach the listener may ask.
+    pub(crate) role: Option<Role>,
+    run: fn(Call) -> Answer,
+}
+
+macro_rules! routes {
+    ($($verb:ident $path:literal $role:ident => $first:ident $(:: $more:ident)+;)+) => {
+        /// All routes.
+        pub(crate) static ROUTES: &[Route] = &[
+            $(Route {
+                verb: Verb::$verb,
+                path: $path,
+                role: routes!(@ $role),
+                run: |call| Box::pin($first $(:: $more)+ (call)),
+            }),+
+        ];
+    };
+    (@ Anyone) => { None };
+    (@ $role:ident) => { Some(Role::$role) };
+}
+
+routes! {
+    Get  "/v1/streams" Viewer => streams::list;
+    Get  "/v1/streams/{stream}" Viewer => streams::show;
+    Get  "/v1/streams/{stream}/events" Viewer => streams::read;
+    Post "/v1/streams/{stream}/events" Operator => streams::publish;
+    Get  "/v1/groups" Viewer => groups::list;
+    Get  "/v1/groups/{group}" Viewer => groups::show;
+    Post "/v1/groups/{group}/claim" Operator => pull::claim;
+    Post "/v1/groups/{group}/settle" Operator => pull::settle;
+    Post "/v1/groups/{group}/extend" Operator => pull::extend;
+    Post "/v1/groups/{group}/pause" Operator => groups::pause;
+    Post "/v1/groups/{group}/resume" Operator => groups::resume;
+    Post "/v1/groups/{group}/scale" Operator => groups::scale;
+    Get  "/v1/targets" Viewer => targets::list;
+    Get  "/v1/targets/{target}" Viewer => targets::show;
+    Post "/v1/targets/{target}/trip" Operator => targets::trip;
+    Post "/v1/targets/{target}/reset" Operator => targets::reset;
+    Post "/v1/targets/{target}/limit" Operator => targets::limit;
+    Get  "/v1/dlq/{stream}" Viewer => dlq::list;
+    Get  "/v1/dlq/{stream}/report" Viewer => dlq::report;
+    Get  "/v1/dlq/{stream}/{id}" Viewer => dlq::show;
+    Post "/v1/dlq/{stream}/reprocess" Operator => dlq::work::reprocess;
+    Post "/v1/dlq/{stream}/resolve" Operator => dlq::work::resolve;
+    Post "/v1/dlq/{stream}/discard" Operator => dlq::work::discard;
+    Get  "/v1/ledger/{group}" Viewer => ledger::show;
+    Post "/v1/ledger/{group}/forget" Operator => ledger::forget;
+    Get  "/v1/audit/messages" Viewer => audit::messages;
+    Get  "/livez" Anyone => node::livez;
+    Get  "/readyz" Anyone => node::readyz;
+    Get  "/health" Anyone => node::health;
+    Get  "/health/detailed" Viewer => node::health_detailed;
+    Get  "/metrics" Viewer => node::metrics;
+    Get  "/openapi.json" Viewer => node::openapi;
+    Get  "/version" Viewer => node::version;
+}
+
+/// Checks that intakes have paths that can be routed and that nobody else has.
+pub(crate) fn check_intakes(intakes: &[Intake]) -> Result<()> {
+    let mut taken: Vec<&str> = Vec::new();
+    for Intake { name, path, .. } in intakes {
+        let fail = |why: &str| Err(Fault::invalid(format!("path {path:?} of source {:?} {why}", name.as_str())));
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '_' | '-' | '~');
+        if !path.starts_with('/') || path.ends_with('/') || path.contains("//") || !path.chars().all(plain) {
+            return fail("must look like /orders: segments of letters, digits, '.', '_', '-' and '~'");
+        }
+        if path == "/v1" || path.starts_with("/v1/") || ROUTES.iter().any(|route| route.path == path) {
+            return fail("belongs to the node's own API");
+        }
+        if taken.contains(&path.as_str()) {
+            return fail("belongs to another source too");
+        }
+        taken.push(path);
+    }
+    Ok(())
+}
+
+/// Makes the router.
+pub(crate) fn router(api: &Arc<Api>) -> Router {
+    let mut router = Router::new();
+    for route in ROUTES {
+        let filter = match route.verb {
+            Verb::Get => MethodFilter::GET,
+            Verb::Post => MethodFilter::POST,
+        };
+        let api = Arc::clone(api);
+        let answer = move |request: Request| answer(Arc::clone(&api), route.path, route.role, request, route.run);
+        router = router.route(route.path, on(filter, answer));
+    }
+    for intake in &api.intakes {
+        let (api, intake) = (Arc::clone(api), Arc::clone(intake));
+        let path = intake.path.clone();
+        let take = move |request: Request| {
+            let intake = Arc::clone(&intake);
+            let take = |call| streams::take_in(call, intake);
+            answer(Arc::clone(&api), "", Some(Role::Operator), request, take)
+        };
+        router = router.route(&path, on(MethodFilter::POST, take));
+    }
+    router.fallback(unknown).method_not_allowed_fallback(wrong_method)
+}
+
+/// Finds who asks, lets the handler work, and turns whatever comes of it into an answer.
+async fn answer<F>(
+    api: Arc<Api>,
+    template: &'static str,
+    role: Option<Role>,
+    request: Request,
+    work: impl FnOnce(Call) -> F,
+) -> Response
+where
+    F: Future<Output = Result<Response, Problem>>,
+{
+    let actor = match role.map(|role| api.tokens.admit(role, request.headers())) {
+        Some(Err(problem)) => return problem.into_response(),
+        Some(Ok(actor)) => actor,
+        None => Actor::nobody(),
+    };
+    match AssertUnwindSafe(work(Call::new(api, actor, template, request))).catch_unwind().await {
+        Ok(Ok(response)) => response,
+        Ok(Err(problem)) => problem.into_response(),
+        Err(panic) => {
+            let note = format!("answer {template:?}: panicked: {}", panic_text(&*panic));
+            Problem::from(Fault::bug(note)).into_response()
+        }
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let owned = panic.downcast_ref::<String>().map(String::as_str);
+    owned.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a word")
+}
+
+async fn unknown(request: Request) -> Problem {
+    Fault::missing(format!("there is nothing at {:?}; /openapi.json lists what there is", request.uri().path())).into()
+}
+
+async fn wrong_method(request: Request) -> Problem {
+    Problem::wrong_method(format!("{:?} does not take {}", request.uri().path(), request.method()))
+}

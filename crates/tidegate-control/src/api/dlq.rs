@@ -1,0 +1,284 @@
+//! Dead letters: list, show, report; and what an operator does with them, see [`work`].
+
+mod document;
+pub(crate) mod work;
+
+use std::time::Duration;
+
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use tidegate_core::{
+    clock::Timestamp,
+    delivery::Position,
+    fault::{Fault, Result},
+    limits,
+    names::{GroupName, StreamName},
+    store::{DeadQuery, DeadReport, DeadState},
+};
+use utoipa::{IntoParams, ToSchema};
+
+pub(crate) use self::document::Entry;
+use super::bounded;
+use crate::{
+    api::Api,
+    call::{Call, json, json_bytes},
+    problem::Problem,
+};
+
+/// Entries that are read from the store in one step: a page is never held in memory beyond its bytes and one step.
+const READ_STEP: usize = 64;
+
+/// Entries of a page when the request does not say.
+const PAGE_DEFAULT: usize = 100;
+
+/// Newest entries that a report shows.
+const RECENT: usize = 5;
+
+/// Which state is asked for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum AskedState {
+    /// Waits for somebody.
+    #[default]
+    Parked,
+    /// Went back into its stream.
+    Reprocessed,
+    /// Somebody took care of it elsewhere.
+    Resolved,
+    /// Somebody gave it up.
+    Discarded,
+    /// Retention gave it up.
+    Expired,
+    /// Whatever the state.
+    All,
+}
+
+impl AskedState {
+    fn state(self) -> Option<DeadState> {
+        match self {
+            Self::Parked => Some(DeadState::Parked),
+            Self::Reprocessed => Some(DeadState::Reprocessed),
+            Self::Resolved => Some(DeadState::Resolved),
+            Self::Discarded => Some(DeadState::Discarded),
+            Self::Expired => Some(DeadState::Expired),
+            Self::All => None,
+        }
+    }
+}
+
+/// Which entries are listed.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ListQuery {
+    /// Only in this state; `parked` when absent.
+    #[serde(default)]
+    #[param(inline)]
+    state: AskedState,
+    /// Only of this group.
+    #[param(value_type = Option<String>)]
+    group: Option<GroupName>,
+    /// Only older than this id.
+    #[param(value_type = Option<String>)]
+    before: Option<Position>,
+    /// Most entries, at most 1000; 100 when absent.
+    limit: Option<usize>,
+}
+
+/// A page of dead letters, newest first; `next` goes into `before` for the next page, and is null at the end.
+#[derive(Debug, ToSchema)]
+#[expect(dead_code, reason = "the shape of an answer that is written entry by entry")]
+pub(crate) struct Entries {
+    entries: Vec<Entry>,
+    next: Option<String>,
+}
+
+#[utoipa::path(
+    get, path = "/v1/dlq/{stream}", tag = "dlq", operation_id = "dlq_list",
+    summary = "List dead letters, newest first",
+    params(("stream" = String, Path, description = "The stream, or its `.dlq`."), ListQuery),
+    responses((status = 200, description = "A page of dead letters.", body = Entries))
+)]
+pub(crate) async fn list(call: Call) -> Result<Response, Problem> {
+    let stream = call.stream()?;
+    let query: ListQuery = call.query()?;
+    let limit = bounded("limit", query.limit.unwrap_or(PAGE_DEFAULT), limits::PAGE_MAX)?;
+    let mut ask = DeadQuery {
+        state: query.state.state(),
+        group: query.group,
+        before: query.before,
+        since: None,
+        limit: READ_STEP,
+    };
+    let mut out = b"{\"entries\":[".to_vec();
+    let mut taken = 0;
+    let next = loop {
+        ask.limit = READ_STEP.min(limit - taken);
+        let step = call.api.store.dead_letters(&stream, &ask).await?;
+        for dead in step.items {
+            if taken > 0 {
+                out.push(b',');
+            }
+            taken += 1;
+            ask.before = Some(dead.id);
+            let entry = Entry::new(dead)?;
+            serde_json::to_writer(&mut out, &entry)
+                .map_err(|err| Fault::bug("write a dead letter as JSON").because(err))?;
+            if out.len() >= limits::CLAIM_BYTES_MAX {
+                break;
+            }
+        }
+        if step.next.is_none() && out.len() < limits::CLAIM_BYTES_MAX {
+            break None;
+        }
+        if taken == limit || out.len() >= limits::CLAIM_BYTES_MAX {
+            break ask.before;
+        }
+    };
+    out.extend_from_slice(b"],\"next\":");
+    match next {
+        Some(next) => crate::call::write_shown(next, &mut out),
+        None => out.extend_from_slice(b"null"),
+    }
+    out.push(b'}');
+    Ok(json_bytes(out))
+}
+
+#[utoipa::path(
+    get, path = "/v1/dlq/{stream}/{id}", tag = "dlq", operation_id = "dlq_show",
+    summary = "Show a dead letter",
+    params(
+        ("stream" = String, Path, description = "The stream, or its `.dlq`."),
+        ("id" = String, Path, description = "Id of the dead letter."),
+    ),
+    responses((status = 200, description = "The dead letter.", body = Entry))
+)]
+pub(crate) async fn show(call: Call) -> Result<Response, Problem> {
+    let (stream, id) = (call.stream()?, call.id()?.parse()?);
+    json(&Entry::new(call.api.store.dead_letter(&stream, id).await?)?)
+}
+
+/// What a report looks at.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ReportQuery {
+    /// How far back; 24 when absent, at most 8760.
+    hours: Option<usize>,
+}
+
+/// Dead letters of a stream in numbers.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Report {
+    stream: String,
+    time_window_hours: usize,
+    #[schema(value_type = String, format = DateTime)]
+    start_time: Timestamp,
+    #[schema(value_type = String, format = DateTime)]
+    end_time: Timestamp,
+    /// Entries buried in the window, whatever their state now.
+    total_failed_messages: u64,
+    /// Of those, by signature, most frequent first.
+    top_errors: Vec<TopError>,
+    /// Of those, by CloudEvents type.
+    #[schema(value_type = Object)]
+    event_types: serde_json::Map<String, serde_json::Value>,
+    /// Of those, by group.
+    #[schema(value_type = Object)]
+    groups: serde_json::Map<String, serde_json::Value>,
+    /// Of those, by class of the last fault.
+    #[schema(value_type = Object)]
+    classes: serde_json::Map<String, serde_json::Value>,
+    /// Of those, by state now.
+    #[schema(value_type = Object)]
+    states: serde_json::Map<String, serde_json::Value>,
+    /// All that wait for somebody, whenever they were buried, by group.
+    #[schema(value_type = Object)]
+    parked: serde_json::Map<String, serde_json::Value>,
+    /// When the oldest entry that waits for somebody was buried.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    oldest: Option<Timestamp>,
+    /// The newest of the window.
+    recent_messages: Vec<Recent>,
+}
+
+/// How often one kind of fault happened.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct TopError {
+    signature: String,
+    count: u64,
+    /// Id of the newest entry with this signature.
+    example_id: String,
+}
+
+/// A dead letter in short.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Recent {
+    id: String,
+    event_id: String,
+    event_type: String,
+    group: String,
+    state: &'static str,
+    class: &'static str,
+    message: String,
+    #[schema(value_type = String, format = DateTime)]
+    failed_at: Timestamp,
+}
+
+fn counts<K: ToString>(counts: Vec<(K, u64)>) -> serde_json::Map<String, serde_json::Value> {
+    counts.into_iter().map(|(key, count)| (key.to_string(), count.into())).collect()
+}
+
+#[utoipa::path(
+    get, path = "/v1/dlq/{stream}/report", tag = "dlq", operation_id = "dlq_report",
+    summary = "Count dead letters",
+    params(("stream" = String, Path, description = "The stream, or its `.dlq`."), ReportQuery),
+    responses((status = 200, description = "The report.", body = Report))
+)]
+pub(crate) async fn report(call: Call) -> Result<Response, Problem> {
+    let stream = call.stream()?;
+    let query: ReportQuery = call.query()?;
+    let hours = bounded("hours", query.hours.unwrap_or(24), 24 * 365)?;
+    let end = call.api.cx.clock.now();
+    let start = end.minus(Duration::from_secs(3600) * u32::try_from(hours).unwrap_or(u32::MAX));
+    let DeadReport { total, states, signatures, kinds, groups, classes, oldest, parked } =
+        call.api.store.dead_report(&stream, start).await?;
+    json(&Report {
+        recent_messages: recent(&call.api, &stream, start).await?,
+        stream: stream.into(),
+        time_window_hours: hours,
+        start_time: start,
+        end_time: end,
+        total_failed_messages: total,
+        top_errors: signatures
+            .into_iter()
+            .map(|(signature, count, example)| TopError {
+                signature: signature.to_string(),
+                count,
+                example_id: example.to_string(),
+            })
+            .collect(),
+        event_types: counts(kinds),
+        groups: counts(groups),
+        classes: counts(classes),
+        states: counts(states.into_iter().map(|(state, count)| (state.as_str(), count)).collect()),
+        parked: counts(parked),
+        oldest,
+    })
+}
+
+async fn recent(api: &Api, stream: &StreamName, since: Timestamp) -> Result<Vec<Recent>> {
+    let ask = DeadQuery { since: Some(since), limit: RECENT, ..DeadQuery::default() };
+    let newest = api.store.dead_letters(stream, &ask).await?.items;
+    let short = |dead: tidegate_core::store::DeadLetter| Recent {
+        id: dead.id.to_string(),
+        event_id: dead.event.id.to_string(),
+        event_type: dead.event.kind.to_string(),
+        group: dead.group.into(),
+        state: dead.state.as_str(),
+        class: dead.class.as_str(),
+        message: dead.message.to_string(),
+        failed_at: dead.failed_at,
+    };
+    Ok(newest.into_iter().map(short).collect())
+}

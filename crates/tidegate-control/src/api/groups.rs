@@ -1,0 +1,295 @@
+//! Groups: where they stand, and what an operator wants of them.
+
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use tidegate_core::{
+    clock::Timestamp,
+    fault::{Fault, Result},
+    guard::Gate,
+    names::GroupName,
+    store::OnFailure,
+};
+use tidegate_engine::GroupView;
+use utoipa::ToSchema;
+
+use super::duration_text;
+use crate::{
+    call::{Call, json, parse},
+    problem::Problem,
+};
+
+/// All groups.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Groups {
+    groups: Vec<Group>,
+}
+
+/// A group.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Group {
+    name: String,
+    stream: String,
+    /// `running`, `paused` or `draining`.
+    state: &'static str,
+    /// How many batches are tried at a time.
+    workers: usize,
+    /// Of those, how many are busy.
+    busy: usize,
+    /// Events accepted since its start.
+    accepted: u64,
+    /// May run now, or waits behind its order key.
+    waiting: u64,
+    /// Waits for a time.
+    scheduled: u64,
+    /// Lent to a worker.
+    in_flight: u64,
+    /// Settled as done; duplicates included.
+    done: u64,
+    /// Buried in the dead letters, whatever became of them there.
+    dead: u64,
+    /// Of those done, settled without an attempt.
+    duplicates: u64,
+    /// Settled as expired.
+    expired: u64,
+    /// Removed by policy or lost to damage before it was settled.
+    dropped: u64,
+    /// Leases lost since the start.
+    leases_lost: u64,
+    /// Age of the oldest event that may run now; 0 when there is none.
+    oldest_waiting_age_seconds: f64,
+    /// Order keys whose next delivery waits behind a busy or failed one.
+    blocked_keys: u64,
+    /// Why it does not claim, at somebody's wish.
+    paused: Option<Paused>,
+    /// Its workers are outside of the node.
+    pull: bool,
+    /// The target that its handler calls.
+    target: Option<String>,
+    /// What the target's guard allows: `open`, `probe`, `closed` or `disabled`.
+    gate: &'static str,
+    policy: Policy,
+}
+
+/// A pause.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Paused {
+    by: String,
+    reason: String,
+    #[schema(value_type = String, format = DateTime)]
+    since: Timestamp,
+    /// When it goes on by itself.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    until: Option<Timestamp>,
+}
+
+/// How a group works.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Policy {
+    /// Longest time of one attempt.
+    #[schema(example = "30s")]
+    timeout: String,
+    /// How long a delivery is lent before it must be renewed.
+    #[schema(example = "60s")]
+    lease: String,
+    retry: Retry,
+    /// Where the order key stands.
+    order_by: Option<String>,
+    /// What a failed head does to its key: `skip` or `block`.
+    on_failure: &'static str,
+    /// How long the ledger remembers what is done.
+    #[schema(example = "30d")]
+    ledger: Option<String>,
+}
+
+/// How often and how soon a failed delivery is tried again.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Retry {
+    attempts: u32,
+    first: String,
+    factor: f64,
+    max: String,
+}
+
+impl From<GroupView> for Group {
+    fn from(view: GroupView) -> Self {
+        let status = view.status;
+        Self {
+            name: status.name.into(),
+            stream: status.stream.into(),
+            state: view.state.as_str(),
+            workers: view.workers,
+            busy: view.busy,
+            accepted: status.accepted,
+            waiting: status.waiting,
+            scheduled: status.scheduled,
+            in_flight: status.in_flight,
+            done: status.done,
+            dead: status.dead,
+            duplicates: status.duplicates,
+            expired: status.expired,
+            dropped: status.dropped,
+            leases_lost: status.leases_lost,
+            oldest_waiting_age_seconds: status.oldest_waiting.unwrap_or_default().as_secs_f64(),
+            blocked_keys: status.blocked_keys,
+            paused: view.paused.map(|pause| Paused {
+                by: pause.by,
+                reason: pause.reason,
+                since: pause.at,
+                until: pause.until,
+            }),
+            pull: view.pull,
+            target: view.target.map(String::from),
+            gate: gate_word(view.gate),
+            policy: Policy {
+                timeout: duration_text(view.policy.timeout),
+                lease: duration_text(view.policy.lease),
+                retry: Retry {
+                    attempts: view.policy.retry.attempts,
+                    first: duration_text(view.policy.retry.first),
+                    factor: view.policy.retry.factor,
+                    max: duration_text(view.policy.retry.max),
+                },
+                order_by: view.spec.order_by.map(String::from),
+                on_failure: match view.spec.on_failure {
+                    OnFailure::Skip => "skip",
+                    OnFailure::Block => "block",
+                },
+                ledger: view.spec.ledger.map(duration_text),
+            },
+        }
+    }
+}
+
+/// Returns the word for what a guard allows.
+pub(crate) fn gate_word(gate: Gate) -> &'static str {
+    match gate {
+        Gate::Open => "open",
+        Gate::Probe => "probe",
+        Gate::ClosedUntil(_) => "closed",
+        Gate::Disabled => "disabled",
+    }
+}
+
+#[utoipa::path(
+    get, path = "/v1/groups", tag = "groups", operation_id = "groups_list",
+    summary = "List groups",
+    responses((status = 200, description = "All groups.", body = Groups))
+)]
+pub(crate) async fn list(call: Call) -> Result<Response, Problem> {
+    let mut groups = Vec::new();
+    for name in call.api.groups.names() {
+        groups.push(call.api.groups.view(&name).await?.into());
+    }
+    json(&Groups { groups })
+}
+
+#[utoipa::path(
+    get, path = "/v1/groups/{group}", tag = "groups", operation_id = "groups_show",
+    summary = "Show a group",
+    params(("group" = String, Path, description = "Name of the group.")),
+    responses((status = 200, description = "The group.", body = Group))
+)]
+pub(crate) async fn show(call: Call) -> Result<Response, Problem> {
+    json(&Group::from(call.api.groups.view(&call.group()?).await?))
+}
+
+/// Why and for how long a group is paused.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct PauseAsk {
+    /// Why.
+    reason: String,
+    /// When it goes on by itself; when somebody resumes it, when absent.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    until: Option<Timestamp>,
+}
+
+/// Why a group goes on.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ResumeAsk {
+    /// Why.
+    reason: String,
+}
+
+/// How many workers a group gets.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ScaleAsk {
+    /// At least 1, at most 4096.
+    workers: usize,
+    /// Why.
+    #[serde(default)]
+    reason: String,
+}
+
+/// What was done to a group, and where it stands now.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct GroupAction {
+    /// Id of this action.
+    action: String,
+    /// `paused`, `resumed` or `scaled`.
+    result: &'static str,
+    group: Group,
+}
+
+async fn done(
+    call: &Call,
+    group: &GroupName,
+    what: &'static str,
+    result: &'static str,
+    reason: &str,
+) -> Result<Response, Problem> {
+    let action = call.action(what, group.as_str(), reason);
+    json(&GroupAction { action, result, group: call.api.groups.view(group).await?.into() })
+}
+
+#[utoipa::path(
+    post, path = "/v1/groups/{group}/pause", tag = "groups", operation_id = "groups_pause",
+    summary = "Stop a group from claiming",
+    description = "What it holds goes on. The pause outlives the node.",
+    params(("group" = String, Path, description = "Name of the group.")),
+    request_body = PauseAsk,
+    responses((status = 200, description = "It is paused.", body = GroupAction))
+)]
+pub(crate) async fn pause(mut call: Call) -> Result<Response, Problem> {
+    let group = call.group()?;
+    let body = call.json_body().await?;
+    let ask: PauseAsk = parse(&body)?;
+    if let Some(until) = ask.until.filter(|until| *until <= call.api.cx.clock.now()) {
+        return Err(Fault::invalid(format!("until {until} has passed already")).into());
+    }
+    call.api.groups.pause(&group, &call.actor.name, &ask.reason, ask.until).await?;
+    done(&call, &group, "group.pause", "paused", &ask.reason).await
+}
+
+#[utoipa::path(
+    post, path = "/v1/groups/{group}/resume", tag = "groups", operation_id = "groups_resume",
+    summary = "Let a paused group claim again",
+    params(("group" = String, Path, description = "Name of the group.")),
+    request_body = ResumeAsk,
+    responses((status = 200, description = "It runs.", body = GroupAction))
+)]
+pub(crate) async fn resume(mut call: Call) -> Result<Response, Problem> {
+    let group = call.group()?;
+    let body = call.json_body().await?;
+    let ask: ResumeAsk = parse(&body)?;
+    call.api.groups.resume(&group, &call.actor.name).await?;
+    done(&call, &group, "group.resume", "resumed", &ask.reason).await
+}
+
+#[utoipa::path(
+    post, path = "/v1/groups/{group}/scale", tag = "groups", operation_id = "groups_scale",
+    summary = "Change the number of workers",
+    description = "It stays so, over restarts too, until the configuration asks for another number than today.",
+    params(("group" = String, Path, description = "Name of the group.")),
+    request_body = ScaleAsk,
+    responses((status = 200, description = "It is scaled.", body = GroupAction))
+)]
+pub(crate) async fn scale(mut call: Call) -> Result<Response, Problem> {
+    let group = call.group()?;
+    let body = call.json_body().await?;
+    let ask: ScaleAsk = parse(&body)?;
+    call.api.groups.scale(&group, ask.workers, &call.actor.name).await?;
+    done(&call, &group, "group.scale", "scaled", &ask.reason).await
+}

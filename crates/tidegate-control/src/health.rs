@@ -1,0 +1,341 @@
+//! How the node is: each part with its state, cause and since when, and the node as a whole from them.
+
+use std::{collections::HashMap, time::Duration};
+
+use parking_lot::Mutex;
+use serde::Serialize;
+use tidegate_core::{
+    clock::Timestamp,
+    fault::Result,
+    guard::{BreakerState, GuardView},
+    service::StopPhase,
+    store::{Promises, StoreStatus},
+};
+use tidegate_engine::GroupView;
+use utoipa::ToSchema;
+
+use crate::api::Api;
+
+/// Times that a part may let pass what it promised as its longest time between two signs of life.
+const LATE_FACTOR: u32 = 3;
+
+/// Time without progress after which the store counts as stuck. Longer than the longest pause of a disk that is only
+/// slow, shorter than what a caller waits for an answer.
+const STORE_STUCK: Duration = Duration::from_secs(30);
+
+/// State of a part, from good to bad; a part that is off at somebody's wish is neither.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum State {
+    /// All is well.
+    Healthy,
+    /// Off at somebody's wish, for a while.
+    Paused,
+    /// Off until somebody turns it on.
+    Disabled,
+    /// It works, but not as it should.
+    Degraded,
+    /// It does not work.
+    Unhealthy,
+}
+
+impl State {
+    /// Returns the word used in answers.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Paused => "paused",
+            Self::Disabled => "disabled",
+            Self::Degraded => "degraded",
+            Self::Unhealthy => "unhealthy",
+        }
+    }
+
+    /// What it means for the whole: what somebody wished for is no illness.
+    fn for_the_whole(self) -> Self {
+        match self {
+            Self::Healthy | Self::Paused | Self::Disabled => Self::Healthy,
+            Self::Degraded => Self::Degraded,
+            Self::Unhealthy => Self::Unhealthy,
+        }
+    }
+}
+
+/// How the node is, part by part.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct HealthDetail {
+    /// `healthy`, `degraded` or `unhealthy`.
+    status: State,
+    node: String,
+    environment: Option<String>,
+    version: String,
+    /// Fingerprint of the configuration in force.
+    config: String,
+    components: Vec<Component>,
+    promises: PromisesDetail,
+    /// Damage that the store found: each with place and consequence.
+    damage: Vec<String>,
+}
+
+/// A part of the node.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Component {
+    /// What it is, such as `store`, `group/deliver`, `target/partner` or `service/upkeep`.
+    component: String,
+    state: State,
+    /// Why it is not healthy.
+    cause: Option<String>,
+    /// Since when it is in this state, as far as this node has seen it.
+    #[schema(value_type = String, format = DateTime)]
+    since: Timestamp,
+    /// Parts of this part.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(no_recursion)]
+    components: Vec<Component>,
+}
+
+/// What the engine promises, in words where no number says it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct PromisesDetail {
+    loss_window: String,
+    duplicate_window: String,
+    ordered_by_key: bool,
+    atomic_settle: bool,
+    durable: bool,
+    shared: bool,
+}
+
+impl HealthDetail {
+    pub(crate) fn state(&self) -> State {
+        self.status
+    }
+}
+
+impl From<Promises> for PromisesDetail {
+    fn from(promises: Promises) -> Self {
+        Self {
+            loss_window: promises.loss_window,
+            duplicate_window: promises.duplicate_window,
+            ordered_by_key: promises.ordered_by_key,
+            atomic_settle: promises.atomic_settle,
+            durable: promises.durable,
+            shared: promises.shared,
+        }
+    }
+}
+
+/// Remembers since when each part is in its state.
+#[derive(Debug, Default)]
+pub(crate) struct Health {
+    seen: Mutex<HashMap<String, (State, Timestamp)>>,
+}
+
+/// What was found of a part; `since` when the part knows it itself.
+struct Found {
+    state: State,
+    cause: Option<String>,
+    since: Option<Timestamp>,
+}
+
+impl Found {
+    fn healthy() -> Self {
+        Self { state: State::Healthy, cause: None, since: None }
+    }
+
+    fn because(state: State, cause: impl Into<String>) -> Self {
+        Self { state, cause: Some(cause.into()), since: None }
+    }
+
+    fn since(self, since: Timestamp) -> Self {
+        Self { since: Some(since), ..self }
+    }
+}
+
+impl Health {
+    fn component(&self, component: String, found: Found, now: Timestamp, components: Vec<Component>) -> Component {
+        let Found { state, cause, since } = found;
+        let mut seen = self.seen.lock();
+        let entry = seen.entry(component.clone()).or_insert((state, now));
+        if entry.0 != state {
+            *entry = (state, now);
+        }
+        let since = since.unwrap_or(entry.1);
+        Component { component, state, cause, since, components }
+    }
+
+    /// A part that is as bad as the worst of its own parts.
+    fn parent(&self, component: &str, now: Timestamp, parts: Vec<Component>) -> Component {
+        let state = worst(&parts);
+        let cause = parts.iter().find(|part| part.state == state && state != State::Healthy);
+        let cause = cause.map(|part| part.component.clone());
+        self.component(component.to_owned(), Found { state, cause, since: None }, now, parts)
+    }
+}
+
+fn worst(parts: &[Component]) -> State {
+    parts.iter().map(|part| part.state.for_the_whole()).max().unwrap_or(State::Healthy)
+}
+
+/// Looks at every part.
+pub(crate) async fn detail(api: &Api) -> Result<HealthDetail> {
+    let now = api.cx.clock.now();
+    let health = &api.health;
+    let status = api.store.status();
+    let mut groups = Vec::new();
+    for name in api.groups.names() {
+        let view = api.groups.view(&name).await?;
+        groups.push(health.component(format!("group/{name}"), group(&view), now, Vec::new()));
+    }
+    let targets = api.guards.iter().map(|guard| {
+        let view = guard.view();
+        health.component(format!("target/{}", view.name), target(&view), now, Vec::new())
+    });
+    let services = api.supervisor.progress().into_iter().map(|progress| {
+        let late = now.since(progress.at) > progress.every * LATE_FACTOR;
+        let found = if late {
+            Found::because(State::Unhealthy, "it made no progress").since(progress.at)
+        } else {
+            Found::healthy()
+        };
+        health.component(format!("service/{}", progress.name), found, now, Vec::new())
+    });
+    let components = vec![
+        health.component("node".to_owned(), node(api), now, Vec::new()),
+        health.component("store".to_owned(), store(&status, now), now, Vec::new()),
+        health.parent("services", now, services.collect()),
+        health.parent("groups", now, groups),
+        health.parent("targets", now, targets.collect()),
+    ];
+    Ok(HealthDetail {
+        status: worst(&components),
+        node: api.node.name.clone(),
+        environment: api.node.environment.clone(),
+        version: api.node.version.clone(),
+        config: api.config.to_string(),
+        components,
+        promises: api.store.promises().into(),
+        damage: status.damage,
+    })
+}
+
+fn node(api: &Api) -> Found {
+    match api.cx.stop.phase() {
+        StopPhase::Running => Found::healthy(),
+        StopPhase::Draining => Found::because(State::Degraded, "the node stops: it takes no more events"),
+        StopPhase::Aborted => Found::because(State::Unhealthy, "the node stops"),
+    }
+}
+
+fn store(status: &StoreStatus, now: Timestamp) -> Found {
+    if let Some(reason) = &status.failed {
+        return Found::because(
+            State::Unhealthy,
+            format!("it cannot be written until the node is started again: {reason}"),
+        );
+    }
+    if let Some(at) = status.progress_at.filter(|at| now.since(*at) > STORE_STUCK) {
+        return Found::because(State::Unhealthy, "it made no progress").since(at);
+    }
+    if let Some(reason) = &status.refusing {
+        return Found::because(State::Degraded, format!("publishes are refused: {reason}"));
+    }
+    if let Some(first) = status.damage.first() {
+        let more = status.damage.len() - 1;
+        return Found::because(State::Degraded, format!("damage was found, see damage: {first} (and {more} more)"));
+    }
+    Found::healthy()
+}
+
+fn group(view: &GroupView) -> Found {
+    match &view.paused {
+        Some(pause) => {
+            Found::because(State::Paused, format!("paused by {}: {}", pause.by, pause.reason)).since(pause.at)
+        }
+        None => Found::healthy(),
+    }
+}
+
+fn target(view: &GuardView) -> Found {
+    let breaker = &view.breaker;
+    let cause = breaker.reason.clone().unwrap_or_else(|| "its breaker is not closed".to_owned());
+    let found = if breaker.tripped {
+        Found::because(State::Disabled, cause)
+    } else if breaker.disabled || breaker.state != BreakerState::Closed {
+        Found::because(State::Degraded, cause)
+    } else {
+        Found::healthy()
+    };
+    found.since(breaker.since)
+}
+
+/// When each part that must not stand still last made progress.
+pub(crate) fn progress(api: &Api) -> Vec<(String, Timestamp)> {
+    let store = api.store.status().progress_at.map(|at| ("store".to_owned(), at));
+    let services = api.supervisor.progress().into_iter().map(|progress| (progress.name, progress.at));
+    store.into_iter().chain(services).collect()
+}
+
+/// Says why the node makes no progress, when it does not: only starting it again helps.
+pub(crate) fn stuck(api: &Api) -> Option<String> {
+    let now = api.cx.clock.now();
+    let status = api.store.status();
+    let found = store(&status, now);
+    if found.state == State::Unhealthy {
+        return found.cause.map(|cause| format!("store: {cause}"));
+    }
+    let late = |progress: &tidegate_engine::Progress| now.since(progress.at) > progress.every * LATE_FACTOR;
+    let service = api.supervisor.progress().into_iter().find(late)?;
+    Some(format!("{} has made no progress since {}", service.name, service.at))
+}
+
+/// Says why the node takes no requests, when it does not.
+pub(crate) fn unready(api: &Api) -> Option<String> {
+    if api.cx.stop.phase() != StopPhase::Running {
+        return Some("the node stops".to_owned());
+    }
+    api.store.status().failed.map(|reason| format!("the store failed: {reason}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_000_000_000);
+
+    #[test]
+    fn the_store_is_as_bad_as_its_worst_trouble() {
+        let check = |status: StoreStatus, expect: State| assert_eq!(store(&status, NOW).state, expect, "{status:?}");
+        let well = || StoreStatus { progress_at: Some(NOW), ..StoreStatus::default() };
+        check(well(), State::Healthy);
+        check(StoreStatus { damage: vec!["x".into()], ..well() }, State::Degraded);
+        check(StoreStatus { refusing: Some("full".into()), ..well() }, State::Degraded);
+        check(StoreStatus { progress_at: Some(NOW.minus(STORE_STUCK * 2)), ..well() }, State::Unhealthy);
+        check(StoreStatus { failed: Some("sync".into()), refusing: Some("full".into()), ..well() }, State::Unhealthy);
+    }
+
+    #[test]
+    fn the_whole_is_as_bad_as_the_worst_but_for_wishes() {
+        let health = Health::default();
+        let part = |state| health.component("x".into(), Found { state, cause: None, since: None }, NOW, Vec::new());
+        let check = |states: &[State], expect| {
+            assert_eq!(worst(&states.iter().copied().map(part).collect::<Vec<_>>()), expect, "{states:?}");
+        };
+        check(&[], State::Healthy);
+        check(&[State::Healthy, State::Paused, State::Disabled], State::Healthy);
+        check(&[State::Paused, State::Degraded], State::Degraded);
+        check(&[State::Degraded, State::Unhealthy, State::Healthy], State::Unhealthy);
+    }
+
+    #[test]
+    fn a_state_is_since_when_it_began() {
+        let health = Health::default();
+        let look =
+            |state, at| health.component("x".into(), Found { state, cause: None, since: None }, at, Vec::new()).since;
+        let later = |seconds| NOW.plus(Duration::from_secs(seconds));
+        assert_eq!(look(State::Healthy, NOW), NOW);
+        assert_eq!(look(State::Healthy, later(5)), NOW);
+        assert_eq!(look(State::Degraded, later(6)), later(6));
+        assert_eq!(look(State::Degraded, later(9)), later(6));
+        assert_eq!(look(State::Healthy, later(10)), later(10));
+    }
+}

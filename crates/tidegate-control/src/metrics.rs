@@ -1,0 +1,161 @@
+//! Metrics: what notices count as they pass, and what is looked up when somebody asks.
+//!
+//! Whatever the engine or the store already counts is read from there at the time of the request; only what nobody
+//! keeps is counted here, so that the path of a message pays for nothing twice.
+
+pub(crate) mod catalogue;
+mod meter;
+mod process;
+pub(crate) mod scrape;
+pub(crate) mod text;
+
+use std::sync::Arc;
+
+use bytestring::ByteString;
+use tidegate_core::{
+    fault::FaultClass,
+    names::{GroupName, StreamName, TargetName},
+    notice::{Listener, Notice, Notices},
+};
+
+pub use self::catalogue::{MetricKind, MetricSpec};
+use self::{
+    meter::{Counter, Histogram, Table},
+    text::Page,
+};
+
+/// Counts what passes as notices.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    groups: Table<GroupName, GroupMeters>,
+    targets: Table<TargetName, TargetMeters>,
+    buried: Table<(StreamName, GroupName), [Counter; FaultClass::ALL.len()]>,
+    reprocessed: Table<(StreamName, ByteString), Counter>,
+}
+
+#[derive(Debug, Default)]
+struct GroupMeters {
+    queue_latency: Histogram,
+    handler_duration: Histogram,
+    done: Counter,
+    failed: [Counter; FaultClass::ALL.len()],
+    interrupted: Counter,
+    settled: Table<&'static str, Counter>,
+}
+
+#[derive(Debug, Default)]
+struct TargetMeters {
+    wait: Histogram,
+    results: Table<&'static str, Counter>,
+}
+
+impl Metrics {
+    /// Makes the meters and lets them listen to `notices` from now on.
+    pub fn listening(notices: &Notices) -> Arc<Self> {
+        let metrics = Arc::new(Self::default());
+        notices.listen(Arc::<Self>::clone(&metrics));
+        metrics
+    }
+
+    /// Returns every metric of the product, for the generated page.
+    pub fn catalogue() -> &'static [MetricSpec] {
+        catalogue::ALL
+    }
+
+    /// Counts what became of dead letters that somebody asked to reprocess.
+    pub(crate) fn reprocessed(&self, stream: &StreamName, result: &'static str, count: u64) {
+        if count > 0 {
+            let key = (stream.origin(), ByteString::from_static(result));
+            self.reprocessed.with(&key, |counter| counter.add(count));
+        }
+    }
+
+    /// Writes what was counted.
+    fn write(&self, page: &mut Page) {
+        self.write_groups(page);
+        let mut family = page.family(&catalogue::DEAD_LETTERS_BURIED);
+        self.buried.each(|(stream, group), classes| {
+            for (class, counter) in FaultClass::ALL.iter().zip(classes).filter(|(_, counter)| counter.get() > 0) {
+                family.sample(&[stream.as_str(), group.as_str(), class.as_str()], counter.get());
+            }
+        });
+        let mut family = page.family(&catalogue::DLQ_REPROCESS);
+        self.reprocessed.each(|(stream, result), counter| family.sample(&[stream.as_str(), result], counter.get()));
+        let mut family = page.family(&catalogue::RATE_LIMITER_WAIT);
+        self.targets.each(|target, meters| family.histogram(&[target.as_str()], &meters.wait.counts()));
+        let mut family = page.family(&catalogue::OUTBOUND_REQUESTS);
+        self.targets.each(|target, meters| {
+            meters.results.each(|result, counter| family.sample(&[target.as_str(), result], counter.get()));
+        });
+    }
+
+    fn write_groups(&self, page: &mut Page) {
+        let mut family = page.family(&catalogue::MESSAGES_SETTLED);
+        self.groups.each(|group, meters| {
+            meters.settled.each(|outcome, counter| family.sample(&[group.as_str(), outcome], counter.get()));
+        });
+        let mut family = page.family(&catalogue::ATTEMPTS);
+        self.groups.each(|group, meters| {
+            family.sample(&[group.as_str(), "done", ""], meters.done.get());
+            family.sample(&[group.as_str(), "interrupted", ""], meters.interrupted.get());
+            for (class, counter) in FaultClass::ALL.iter().zip(&meters.failed).filter(|(_, counter)| counter.get() > 0)
+            {
+                family.sample(&[group.as_str(), "failed", class.as_str()], counter.get());
+            }
+        });
+        let mut family = page.family(&catalogue::QUEUE_LATENCY);
+        self.groups.each(|group, meters| family.histogram(&[group.as_str()], &meters.queue_latency.counts()));
+        let mut family = page.family(&catalogue::HANDLER_DURATION);
+        self.groups.each(|group, meters| family.histogram(&[group.as_str()], &meters.handler_duration.counts()));
+    }
+}
+
+fn of_class(counters: &[Counter; FaultClass::ALL.len()], class: FaultClass) -> Option<&Counter> {
+    counters.get(usize::from(class.code()))
+}
+
+impl Listener for Metrics {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "a notice that is not counted here is counted by nobody else")]
+    fn notice(&self, notice: &Notice) {
+        match notice {
+            Notice::AttemptStarted { group, waited, .. } => {
+                self.groups.with(group, |meters| meters.queue_latency.observe(*waited));
+            }
+            Notice::AttemptDone { group, took, .. } => self.groups.with(group, |meters| {
+                meters.handler_duration.observe(*took);
+                meters.done.add(1);
+            }),
+            Notice::AttemptFailed { group, took, class, .. } => self.groups.with(group, |meters| {
+                meters.handler_duration.observe(*took);
+                if let Some(counter) = of_class(&meters.failed, *class) {
+                    counter.add(1);
+                }
+            }),
+            Notice::AttemptInterrupted { group, .. } => self.groups.with(group, |meters| meters.interrupted.add(1)),
+            Notice::Settled { group, outcome, count } => self.groups.with(group, |meters| {
+                meters.settled.with(outcome, |counter| counter.add(*count));
+            }),
+            Notice::Claimed { group, duplicates, expired, .. } if duplicates + expired > 0 => {
+                self.groups.with(group, |meters| {
+                    meters.settled.with(&"duplicate", |counter| counter.add(*duplicates));
+                    meters.settled.with(&"expired", |counter| counter.add(*expired));
+                });
+            }
+            Notice::DeadLettered { stream, group, class, .. } => {
+                self.buried.with(&(stream.clone(), group.clone()), |classes| {
+                    if let Some(counter) = of_class(classes, *class) {
+                        counter.add(1);
+                    }
+                });
+            }
+            Notice::TargetCalled { target, result, waited, .. } => self.targets.with(target, |meters| {
+                meters.wait.observe(*waited);
+                meters.results.with(result, |counter| counter.add(1));
+            }),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,93 @@
+//! Every metric of the product: name, kind, labels and meaning. The page of metrics is written from this list only.
+
+/// What a metric measures and how.
+#[derive(Debug)]
+pub struct MetricSpec {
+    /// Name.
+    pub name: &'static str,
+    /// Kind.
+    pub kind: MetricKind,
+    /// Names of its labels.
+    pub labels: &'static [&'static str],
+    /// What it says.
+    pub help: &'static str,
+}
+
+/// The three kinds of metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MetricKind {
+    /// Only grows while the node runs.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Durations in buckets.
+    Histogram,
+}
+
+impl MetricKind {
+    /// Returns the word of the text format.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+macro_rules! catalogue {
+    ($($constant:ident: $kind:ident $name:literal [$($label:literal),*] $help:literal;)+) => {
+        $(pub(crate) const $constant: MetricSpec =
+            MetricSpec { name: $name, kind: MetricKind::$kind, labels: &[$($label),*], help: $help };)+
+
+        /// All metrics, in the order of the page.
+        pub(crate) const ALL: &[MetricSpec] = &[$($constant),+];
+    };
+}
+
+catalogue! {
+    BUILD_INFO: Gauge "tidegate_build_info" ["version"] "Always 1; the label says what runs.";
+    CONFIG_INFO: Gauge "tidegate_config_info" ["fingerprint"] "Always 1; the label is the fingerprint of the configuration in force.";
+    MESSAGES_ACCEPTED: Counter "tidegate_messages_accepted_total" ["stream"] "Events ever accepted by a stream.";
+    MESSAGES_DUPLICATE: Counter "tidegate_messages_duplicate_total" ["stream"] "Publishes answered as duplicates since the start.";
+    MESSAGES_SETTLED: Counter "tidegate_messages_settled_total" ["group", "outcome"] "Deliveries settled by a group since the start.";
+    ATTEMPTS: Counter "tidegate_attempts_total" ["group", "result", "class"] "Attempts that ended since the start, by result and class of fault.";
+    GROUP_MESSAGES: Gauge "tidegate_group_messages" ["group", "state"] "Events of a group that are not settled, by state.";
+    GROUP_OLDEST_WAITING: Gauge "tidegate_group_oldest_waiting_age_seconds" ["group"] "Age of the oldest event that may run now; 0 when there is none.";
+    QUEUE_LATENCY: Histogram "tidegate_queue_latency_seconds" ["group"] "Time from accept, or from when it was due, to the start of the handler.";
+    HANDLER_DURATION: Histogram "tidegate_handler_duration_seconds" ["group"] "Time that handlers took.";
+    DEAD_LETTERS: Gauge "tidegate_dead_letters" ["stream", "group"] "Dead letters that wait for somebody.";
+    DEAD_LETTERS_BURIED: Counter "tidegate_dead_letters_total" ["stream", "group", "class"] "Deliveries buried in the dead letters since the start.";
+    DLQ_REPROCESS: Counter "tidegate_dlq_reprocess_total" ["stream", "result"] "Dead letters that somebody asked to reprocess since the start.";
+    LEASES_LOST: Counter "tidegate_leases_lost_total" ["group"] "Leases that ran out, and settles that came too late, since the start.";
+    RATE_LIMITER_WAIT: Histogram "tidegate_rate_limiter_wait_seconds" ["target"] "Time that calls waited for their turn; calls that did not wait count as 0.";
+    BREAKER_STATE: Gauge "tidegate_breaker_state" ["target", "state"] "1 for the state that the breaker of a target is in, 0 for the others.";
+    OUTBOUND_REQUESTS: Counter "tidegate_outbound_requests_total" ["target", "result"] "Calls to a target that ended since the start.";
+    STORE_SYNC: Histogram "tidegate_store_sync_seconds" [] "Time that syncs of the store took.";
+    STORE_BYTES: Gauge "tidegate_store_bytes" ["what"] "Bytes of the store, by what they are for.";
+    UNACCOUNTED: Gauge "tidegate_messages_unaccounted" [] "Events missing in the accounting of any group; anything but 0 is a fault of Tidegate.";
+    LAST_PROGRESS: Gauge "tidegate_last_progress_timestamp_seconds" ["component"] "When a part of the node last made progress, or found nothing to do.";
+    PROCESS_CPU: Counter "process_cpu_seconds_total" [] "Processor time that the process used.";
+    PROCESS_RESIDENT: Gauge "process_resident_memory_bytes" [] "Memory of the process that is in RAM.";
+    PROCESS_VIRTUAL: Gauge "process_virtual_memory_bytes" [] "Address space of the process.";
+    PROCESS_OPEN_FDS: Gauge "process_open_fds" [] "Open files.";
+    PROCESS_MAX_FDS: Gauge "process_max_fds" [] "Most open files that the process may have.";
+    PROCESS_START: Gauge "process_start_time_seconds" [] "When the process started, in seconds since 1970.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_say_their_kind() {
+        for spec in ALL {
+            assert_eq!(spec.kind == MetricKind::Counter, spec.name.ends_with("_total"), "{}", spec.name);
+            assert!(spec.kind != MetricKind::Histogram || spec.name.ends_with("_seconds"), "{}", spec.name);
+        }
+        let mut names: Vec<_> = ALL.iter().map(|spec| spec.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), ALL.len());
+    }
+}

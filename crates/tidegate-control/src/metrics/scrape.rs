@@ -1,0 +1,121 @@
+//! The page of metrics: what was counted, and what is looked up now.
+
+use tidegate_core::{
+    clock::Timestamp,
+    fault::Result,
+    guard::BreakerState,
+    store::{GroupStatus, SYNC_BOUNDS, StoreStatus},
+};
+
+use super::{catalogue, meter::Counts, process::ProcessFacts, text::Page};
+use crate::{api::Api, health};
+
+/// Writes the page.
+pub(crate) async fn page(api: &Api) -> Result<String> {
+    let mut page = Page::default();
+    page.family(&catalogue::BUILD_INFO).sample(&[&api.node.version], 1);
+    page.family(&catalogue::CONFIG_INFO).sample(&[&api.config], 1);
+    streams(api, &mut page).await?;
+    groups(&api.store.groups().await?, &mut page);
+    api.metrics.write(&mut page);
+    breakers(api, &mut page);
+    store(&api.store.status(), &mut page);
+    let mut family = page.family(&catalogue::LAST_PROGRESS);
+    for (component, at) in health::progress(api) {
+        family.sample(&[&component], seconds(at));
+    }
+    process(&mut page);
+    Ok(page.finish())
+}
+
+fn seconds(at: Timestamp) -> f64 {
+    at.as_millis() as f64 / 1000.0
+}
+
+async fn streams(api: &Api, page: &mut Page) -> Result<()> {
+    let all = api.store.streams().await?;
+    let streams: Vec<_> = all.iter().filter(|stream| !stream.name.is_dead_letters()).collect();
+    let mut family = page.family(&catalogue::MESSAGES_ACCEPTED);
+    for stream in &streams {
+        family.sample(&[stream.name.as_str()], stream.accepted);
+    }
+    let mut family = page.family(&catalogue::MESSAGES_DUPLICATE);
+    for stream in &streams {
+        family.sample(&[stream.name.as_str()], stream.duplicates);
+    }
+    // A window that begins now counts nothing but what is parked.
+    let now = api.cx.clock.now();
+    let mut parked = Vec::new();
+    for stream in &streams {
+        for (group, count) in api.store.dead_report(&stream.name, now).await?.parked {
+            parked.push((stream.name.as_str(), group, count));
+        }
+    }
+    let mut family = page.family(&catalogue::DEAD_LETTERS);
+    for (stream, group, count) in &parked {
+        family.sample(&[stream, group.as_str()], count);
+    }
+    Ok(())
+}
+
+fn groups(groups: &[GroupStatus], page: &mut Page) {
+    let mut family = page.family(&catalogue::GROUP_MESSAGES);
+    for group in groups {
+        let name = group.name.as_str();
+        family.sample(&[name, "waiting"], group.waiting);
+        family.sample(&[name, "scheduled"], group.scheduled);
+        family.sample(&[name, "in_flight"], group.in_flight);
+    }
+    let mut family = page.family(&catalogue::GROUP_OLDEST_WAITING);
+    for group in groups {
+        family.sample(&[group.name.as_str()], group.oldest_waiting.unwrap_or_default().as_secs_f64());
+    }
+    let mut family = page.family(&catalogue::LEASES_LOST);
+    for group in groups {
+        family.sample(&[group.name.as_str()], group.leases_lost);
+    }
+    let missing: u64 = groups.iter().map(|group| group.difference().unsigned_abs()).sum();
+    page.family(&catalogue::UNACCOUNTED).sample(&[], missing);
+}
+
+fn breakers(api: &Api, page: &mut Page) {
+    let mut family = page.family(&catalogue::BREAKER_STATE);
+    for guard in &api.guards {
+        let now = guard.view().breaker.state;
+        for state in BreakerState::ALL {
+            family.sample(&[guard.target().as_str(), state.as_str()], u8::from(state == now));
+        }
+    }
+}
+
+fn store(status: &StoreStatus, page: &mut Page) {
+    let counts = &status.sync_counts;
+    let buckets =
+        SYNC_BOUNDS.iter().enumerate().map(|(index, bound)| (*bound, counts.get(index).copied().unwrap_or(0)));
+    let counts = Counts {
+        buckets: buckets.collect(),
+        above: counts.get(SYNC_BOUNDS.len()).copied().unwrap_or(0),
+        sum: status.sync_time.as_secs_f64(),
+    };
+    page.family(&catalogue::STORE_SYNC).histogram(&[], &counts);
+    let mut family = page.family(&catalogue::STORE_BYTES);
+    for (what, bytes) in &status.bytes {
+        family.sample(&[what], bytes);
+    }
+}
+
+fn process(page: &mut Page) {
+    let facts = ProcessFacts::read();
+    let mut sample = |spec, value: Option<f64>| {
+        if let Some(value) = value {
+            page.family(spec).sample(&[], value);
+        }
+    };
+    let whole = |value: Option<u64>| value.map(|value| value as f64);
+    sample(&catalogue::PROCESS_CPU, facts.cpu_seconds);
+    sample(&catalogue::PROCESS_RESIDENT, whole(facts.resident_bytes));
+    sample(&catalogue::PROCESS_VIRTUAL, whole(facts.virtual_bytes));
+    sample(&catalogue::PROCESS_OPEN_FDS, whole(facts.open_files));
+    sample(&catalogue::PROCESS_MAX_FDS, whole(facts.max_files));
+    sample(&catalogue::PROCESS_START, facts.started_at);
+}
