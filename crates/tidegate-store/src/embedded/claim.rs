@@ -1,0 +1,319 @@
+//! Claiming: which deliveries a group is lent next.
+
+use bytes::Bytes;
+use tidegate_core::{
+    clock::Timestamp,
+    delivery::{Attempt, Delivery, Lease, LeaseToken, Position},
+    event::{DELIVER_AT, EXPIRY_TIME, Event, FingerprintKey, Reader},
+    fault::{FaultClass, FaultKind, Result},
+    limits,
+    store::{Claim, Claimed, GroupSpec, OnFailure},
+};
+
+use super::{
+    body::{AppendHead, DeadHead, How, Settle},
+    frame::Kind,
+    group::{Entry, Group, GroupInner, State},
+    journal::JournalReader,
+    stream::{Found, OpenIndex},
+};
+
+/// How long an event waits whose twin is being processed right now.
+const TWIN_WAIT: std::time::Duration = std::time::Duration::from_millis(200);
+
+/// What a claim leaves to be written to the journal.
+#[derive(Debug, Default)]
+pub(crate) struct Aside {
+    pub(crate) settles: Vec<Settle>,
+    /// Ranges that do not read back, and what of them was lent at the time.
+    pub(crate) lost: Vec<(u64, u64)>,
+    /// Claims of handlers that may kill the process.
+    pub(crate) marks: Vec<u64>,
+}
+
+impl Aside {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.settles.is_empty() && self.lost.is_empty() && self.marks.is_empty()
+    }
+}
+
+/// One claim under the lock of its group.
+pub(crate) struct Claiming<'a> {
+    pub(crate) group: &'a Group,
+    pub(crate) inner: &'a mut GroupInner,
+    pub(crate) spec: &'a GroupSpec,
+    pub(crate) ask: &'a Claim,
+    pub(crate) now: Timestamp,
+    pub(crate) owner: u64,
+    pub(crate) key: &'a FingerprintKey,
+    pub(crate) reader: &'a JournalReader,
+    pub(crate) open: &'a OpenIndex,
+    pub(crate) out: Claimed,
+    pub(crate) aside: Aside,
+    pub(crate) bytes: usize,
+}
+
+/// What is in a record that can be delivered.
+struct Parsed {
+    event: Event,
+    accepted_at: Timestamp,
+    for_group: Option<u32>,
+    past: Vec<Attempt>,
+}
+
+impl Claiming<'_> {
+    pub(crate) fn run(&mut self) -> Result<()> {
+        self.reap();
+        self.wake_due();
+        let taken = self.take_ready().and_then(|()| self.scan());
+        if self.out.deliveries.is_empty() {
+            self.out.next_due = self.inner.due.first().map(|(at, _)| *at);
+        }
+        // What was lent before the disk failed is lent; the next claim meets the failure again.
+        if self.out.deliveries.is_empty() { taken } else { Ok(()) }
+    }
+
+    fn room(&self) -> usize {
+        let room = self.ask.max.min(limits::CLAIM_MAX).saturating_sub(self.out.deliveries.len());
+        let in_flight = usize::try_from(self.inner.in_flight).unwrap_or(usize::MAX);
+        let full = self.bytes >= limits::CLAIM_BYTES_MAX;
+        if full { 0 } else { room.min(limits::IN_FLIGHT_MAX.saturating_sub(in_flight)) }
+    }
+
+    /// Takes back what was lent and neither settled nor extended in time.
+    fn reap(&mut self) {
+        while let Some((expires, seq)) = self.inner.leases.first().copied() {
+            if expires > self.now {
+                return;
+            }
+            self.inner.change(seq, State::Settling);
+            self.inner.leases_lost += 1;
+            self.out.leases_lost += 1;
+            let Some(entry) = self.inner.entries.get(&seq) else { continue };
+            let message = "the worker neither settled nor extended its lease in time".to_owned();
+            let attempt = Attempt { at: self.now, took: self.ask.lease, class: FaultClass::Poison, message };
+            let how = How::Retry {
+                at: self.now,
+                attempts: entry.attempts + 1,
+                crashes: entry.crashes + 1,
+                key: entry.key,
+                attempt: Some(attempt),
+            };
+            self.aside.settles.push(Settle { group: self.group.id, seq, how });
+        }
+    }
+
+    fn wake_due(&mut self) {
+        while let Some((at, seq)) = self.inner.due.first().copied() {
+            if at > self.now {
+                return;
+            }
+            self.inner.change(seq, State::Ready);
+        }
+    }
+
+    /// Lends what was looked at before: rescued, retried and unblocked deliveries, oldest first.
+    fn take_ready(&mut self) -> Result<()> {
+        while self.room() > 0 {
+            let Some(first) = self.inner.ready.first().copied() else { return Ok(()) };
+            let known = self.inner.entries.get(&first).map(|entry| entry.at).unwrap_or_default();
+            let run = self.inner.ready.iter().zip(first..).take(self.room()).take_while(|(seq, next)| *seq == next);
+            let run = run.count();
+            let found = if run == 1 || known != super::segment::Lsn::default() {
+                match self.group.stream.read_one(first, known, self.reader, self.open) {
+                    Ok(found) => vec![found],
+                    Err(fault) if fault.kind == FaultKind::Corrupt => Vec::new(),
+                    Err(fault) => return Err(fault),
+                }
+            } else {
+                self.group.stream.read(first, run, limits::CLAIM_BYTES_MAX, &mut None, self.reader, self.open)?
+            };
+            let end = found.first().map_or(first + 1, |found| found.seq);
+            if end > first {
+                // Ready deliveries before the first readable one do not read back.
+                for lost in first..end.min(first + run as u64) {
+                    self.inner.change(lost, State::Settling);
+                    self.aside.lost.push((lost, lost + 1));
+                }
+            }
+            for found in found {
+                if self.room() == 0 || !self.inner.ready.contains(&found.seq) {
+                    break;
+                }
+                self.consider(&found);
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at events for the first time, from the cursor on.
+    fn scan(&mut self) -> Result<()> {
+        loop {
+            let room = self.room();
+            let last = self.group.stream.last();
+            if room == 0 || self.inner.cursor > last || self.inner.blocked >= limits::ORDER_LOOKAHEAD_MAX {
+                return Ok(());
+            }
+            let mut hint = self.inner.hint.take();
+            let from = self.inner.cursor;
+            let bytes = limits::CLAIM_BYTES_MAX - self.bytes;
+            let found = self.group.stream.read(from, room, bytes, &mut hint, self.reader, self.open)?;
+            let reached = found.first().map_or(last + 1, |found| found.seq);
+            if reached > from {
+                // The cursor moves on when the loss is in the journal, so that it is counted once and for good.
+                self.aside.lost.push((from, reached));
+                return Ok(());
+            }
+            for found in &found {
+                if found.seq != self.inner.cursor || self.room() == 0 {
+                    hint = None;
+                    break;
+                }
+                self.inner.cursor += 1;
+                self.inner.entries.insert(found.seq, Entry::new(found.at));
+                self.inner.ready.insert(found.seq);
+                self.consider(found);
+            }
+            self.inner.hint = hint;
+        }
+    }
+
+    /// Decides about one ready delivery: lend it, let it wait, or settle it on the way.
+    fn consider(&mut self, found: &Found) {
+        let seq = found.seq;
+        let Ok(parsed) = parse(found) else {
+            self.inner.change(seq, State::Settling);
+            self.aside.lost.push((seq, seq + 1));
+            return;
+        };
+        let fingerprint = self.key.of(&parsed.event.source, &parsed.event.id);
+        let key = self.spec.order_by.as_ref().and_then(|order| order.key(&parsed.event));
+        if let Some(entry) = self.inner.entries.get_mut(&seq) {
+            entry.at = found.at;
+            entry.accepted_at = parsed.accepted_at;
+            entry.fingerprint = fingerprint;
+            entry.key = key;
+        }
+        self.inner.recall(seq, &parsed.past);
+        if let Some(how) = self.settle_now(&parsed, fingerprint) {
+            self.inner.change(seq, State::Settling);
+            self.aside.settles.push(Settle { group: self.group.id, seq, how });
+            return;
+        }
+        let due = instant(&parsed.event, DELIVER_AT).filter(|at| *at > self.now);
+        let twin = self.inner.ledger.is_some() && self.inner.busy.get(&fingerprint).is_some_and(|other| *other != seq);
+        if let Some(at) = due.or_else(|| twin.then(|| self.now.plus(TWIN_WAIT))) {
+            self.inner.change(seq, State::Due(at));
+            return;
+        }
+        if let Some(key) = key
+            && !self.take_key(seq, key)
+        {
+            return;
+        }
+        self.lend(seq, parsed, fingerprint);
+    }
+
+    /// Returns how a delivery is settled that needs no handler.
+    fn settle_now(&mut self, parsed: &Parsed, fingerprint: u128) -> Option<How> {
+        if parsed.for_group.is_some_and(|group| group != self.group.id) {
+            return Some(How::NotMine);
+        }
+        // A ledger that cannot be read must not stop the group: the effect may be repeated, and the store says so.
+        let known =
+            self.inner.ledger.as_ref().is_some_and(|seen| matches!(seen.get(fingerprint, self.now), Ok(Some(_))));
+        if known {
+            self.out.duplicates += 1;
+            return Some(How::Duplicate);
+        }
+        if instant(&parsed.event, EXPIRY_TIME).is_some_and(|at| at <= self.now) {
+            self.out.expired += 1;
+            return Some(How::Expired);
+        }
+        None
+    }
+
+    /// Takes the order key for a delivery, or puts it into the key's queue in stream order.
+    fn take_key(&mut self, seq: u64, key: u64) -> bool {
+        let held = self.inner.keys.entry(key).or_default();
+        let behind = held.queue.front().is_some_and(|front| *front < seq);
+        if held.holder.is_none_or(|holder| holder == seq)
+            && (!behind || self.spec.on_failure == OnFailure::Skip && held.holder == Some(seq))
+        {
+            held.holder = Some(seq);
+            return true;
+        }
+        let at = held.queue.partition_point(|other| *other < seq);
+        held.queue.insert(at, seq);
+        let free = held.holder.is_none();
+        self.inner.change(seq, State::Blocked);
+        if free {
+            // Nobody holds the key, so its first in line may run.
+            let held = self.inner.keys.get_mut(&key);
+            if let Some(next) = held.and_then(|held| held.queue.pop_front()) {
+                self.inner.blocked -= 1;
+                self.inner.attach(next, State::Ready);
+            }
+        }
+        false
+    }
+
+    fn lend(&mut self, seq: u64, parsed: Parsed, fingerprint: u128) {
+        self.inner.epoch += 1;
+        let epoch = self.inner.epoch;
+        let expires = self.now.plus(self.ask.lease);
+        self.inner.change(seq, State::Leased { epoch, expires });
+        self.inner.busy.insert(fingerprint, seq);
+        if self.spec.mark_claims {
+            self.aside.marks.push(seq);
+        }
+        let Some(entry) = self.inner.entries.get(&seq) else { return };
+        self.bytes += parsed.event.size();
+        let position = Position::number(seq);
+        self.out.deliveries.push(Delivery {
+            event: parsed.event,
+            stream: self.group.stream.name.clone(),
+            position,
+            accepted_at: parsed.accepted_at,
+            attempt: entry.attempts + 1,
+            crashes: entry.crashes,
+            history: entry.attempts_made(),
+            lease: Lease {
+                token: LeaseToken { owner: self.owner, group: self.group.id, position, epoch },
+                expires_at: expires,
+            },
+        });
+    }
+}
+
+fn instant(event: &Event, name: &str) -> Option<Timestamp> {
+    Timestamp::parse(event.extension(name)?).ok()
+}
+
+fn parse(found: &Found) -> Result<Parsed> {
+    let mut read = Reader { bytes: found.body.clone() };
+    let (accepted_at, for_group, past) = if found.kind == Kind::Dead {
+        (DeadHead::read(&mut read)?.failed_at, None, Vec::new())
+    } else {
+        let head = AppendHead::read(&mut read)?;
+        (head.accepted_at, head.for_group, head.past)
+    };
+    Ok(Parsed { event: Event::decode(read.bytes)?, accepted_at, for_group, past })
+}
+
+/// Returns the stored event behind the head of a record.
+pub(crate) fn event_bytes(found: &Found) -> Result<Bytes> {
+    let mut read = Reader { bytes: found.body.clone() };
+    if found.kind == Kind::Dead {
+        DeadHead::read(&mut read)?;
+    } else {
+        AppendHead::read(&mut read)?;
+    }
+    Ok(read.bytes)
+}
+
+/// Returns event and acceptance time of a record.
+pub(crate) fn stored(found: &Found) -> Result<(Timestamp, Event)> {
+    let parsed = parse(found)?;
+    Ok((parsed.accepted_at, parsed.event))
+}

@@ -1,0 +1,602 @@
+//! A group in memory: its cursor, what it lent, what waits for a time, an order key or a retry.
+//!
+//! **Invariant:** every sequence number below the cursor that is not in `entries` is settled. Everything at or above
+//! the cursor has not been looked at. What survives a restart comes from applied records alone; leases do not survive.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::{Mutex, RwLock};
+use serde::{Deserialize, Serialize};
+use tidegate_core::{
+    clock::Timestamp,
+    delivery::Attempt,
+    event::Fingerprint,
+    fault::FaultClass,
+    limits,
+    names::GroupName,
+    order::OrderBy,
+    store::{GroupSpec, OnFailure, Start},
+};
+
+use super::{
+    body::{How, Settle},
+    seen::{FastMap, Mark, Seen, SeenImage},
+    segment::Lsn,
+    stream::Stream,
+};
+
+/// A group as it stands in the journal and in checkpoints.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct GroupDecl {
+    pub(crate) id: u32,
+    pub(crate) name: GroupName,
+    pub(crate) stream: u32,
+    /// First sequence number that is its business.
+    pub(crate) start: u64,
+    pub(crate) order_by: Option<String>,
+    pub(crate) block: bool,
+    pub(crate) ledger: Option<Duration>,
+    pub(crate) mark_claims: bool,
+}
+
+/// A group.
+#[derive(Debug)]
+pub(crate) struct Group {
+    pub(crate) id: u32,
+    pub(crate) name: GroupName,
+    pub(crate) stream: Arc<Stream>,
+    pub(crate) spec: RwLock<GroupSpec>,
+    pub(crate) inner: Mutex<GroupInner>,
+    pub(crate) wake: tokio::sync::Notify,
+    pub(crate) drain: Mutex<DrainRate>,
+}
+
+/// How fast the group settles, measured by the upkeep.
+#[derive(Debug, Default)]
+pub(crate) struct DrainRate {
+    pub(crate) settled: u64,
+    pub(crate) at: Option<Timestamp>,
+    pub(crate) per_second: f64,
+}
+
+/// What is known of one delivery that is not settled and below the cursor.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    pub(crate) state: State,
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) key: Option<u64>,
+    pub(crate) attempts: u32,
+    pub(crate) crashes: u32,
+    pub(crate) at: Lsn,
+    pub(crate) accepted_at: Timestamp,
+    pub(crate) history: Vec<Note>,
+}
+
+/// A past attempt with its message shared among all that failed alike.
+#[derive(Debug, Clone)]
+pub(crate) struct Note {
+    at: Timestamp,
+    took: Duration,
+    class: FaultClass,
+    message: Arc<str>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// May be lent.
+    Ready,
+    /// Stands in the queue of its order key.
+    Blocked,
+    /// Waits for a time.
+    Due(Timestamp),
+    /// Is lent.
+    Leased { epoch: u64, expires: Timestamp },
+    /// Its settlement is on the way to the journal.
+    Settling,
+}
+
+/// An order key that is held, and who waits for it.
+#[derive(Debug, Default)]
+pub(crate) struct Key {
+    pub(crate) holder: Option<u64>,
+    pub(crate) queue: VecDeque<u64>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Counts {
+    pub(crate) done: u64,
+    pub(crate) duplicates: u64,
+    pub(crate) dead: u64,
+    pub(crate) expired: u64,
+    pub(crate) dropped: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct GroupInner {
+    pub(crate) start: u64,
+    pub(crate) cursor: u64,
+    pub(crate) entries: BTreeMap<u64, Entry>,
+    pub(crate) ready: BTreeSet<u64>,
+    pub(crate) due: BTreeSet<(Timestamp, u64)>,
+    pub(crate) leases: BTreeSet<(Timestamp, u64)>,
+    pub(crate) keys: FastMap<u64, Key>,
+    pub(crate) blocked: usize,
+    /// Fingerprints that are lent or being settled: the same event is never lent twice at a time.
+    pub(crate) busy: FastMap<Fingerprint, u64>,
+    pub(crate) in_flight: u64,
+    pub(crate) counts: Counts,
+    pub(crate) leases_lost: u64,
+    pub(crate) epoch: u64,
+    pub(crate) ledger: Option<Seen>,
+    pub(crate) applied: Lsn,
+    pub(crate) hint: Option<(u64, Lsn)>,
+    pub(crate) removed: bool,
+    messages: BTreeMap<Arc<str>, ()>,
+}
+
+/// A group in a checkpoint.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct GroupImage {
+    pub(crate) decl: GroupDecl,
+    pub(crate) applied: Lsn,
+    pub(crate) cursor: u64,
+    pub(crate) counts: Counts,
+    entries: Vec<EntryImage>,
+    words: Vec<String>,
+    pub(crate) ledger: Option<SeenImage>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct EntryImage {
+    seq: u64,
+    at: Lsn,
+    due: Option<i64>,
+    key: Option<u64>,
+    attempts: u32,
+    crashes: u32,
+    accepted_at: i64,
+    history: Vec<(i64, u64, u8, u32)>,
+}
+
+impl GroupImage {
+    /// Returns how many unsettled deliveries below the cursor it holds.
+    pub(crate) fn open_entries(&self) -> u64 {
+        self.entries.len() as u64
+    }
+}
+
+impl Group {
+    pub(crate) fn new(id: u32, spec: GroupSpec, stream: Arc<Stream>, start: u64) -> Self {
+        let inner = GroupInner::new(start, &spec);
+        Self {
+            id,
+            name: spec.name.clone(),
+            stream,
+            spec: RwLock::new(spec),
+            inner: Mutex::new(inner),
+            wake: tokio::sync::Notify::new(),
+            drain: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn decl(&self, start: u64) -> GroupDecl {
+        let spec = self.spec.read();
+        GroupDecl {
+            id: self.id,
+            name: self.name.clone(),
+            stream: self.stream.id,
+            start,
+            order_by: spec.order_by.as_ref().map(OrderBy::to_string),
+            block: spec.on_failure == OnFailure::Block,
+            ledger: spec.ledger,
+            mark_claims: spec.mark_claims,
+        }
+    }
+
+    /// Changes the settings of a group that exists.
+    pub(crate) fn respec(&self, spec: GroupSpec) {
+        let mut inner = self.inner.lock();
+        match (&mut inner.ledger, spec.ledger) {
+            (Some(seen), Some(keep)) => seen.keep = keep,
+            (slot, Some(keep)) => *slot = Some(Seen::new(keep, u64::MAX, limits::LEDGER_ACTIVE_MAX)),
+            (slot, None) => *slot = None,
+        }
+        *self.spec.write() = spec;
+    }
+}
+
+impl GroupDecl {
+    pub(crate) fn spec(&self, stream: &Stream) -> GroupSpec {
+        GroupSpec {
+            name: self.name.clone(),
+            stream: stream.name.clone(),
+            start: Start::Earliest,
+            order_by: self.order_by.as_ref().and_then(|text| text.parse().ok()),
+            on_failure: if self.block { OnFailure::Block } else { OnFailure::Skip },
+            ledger: self.ledger,
+            mark_claims: self.mark_claims,
+        }
+    }
+}
+
+impl Entry {
+    pub(crate) fn new(at: Lsn) -> Self {
+        Self {
+            state: State::Ready,
+            fingerprint: 0,
+            key: None,
+            attempts: 0,
+            crashes: 0,
+            at,
+            accepted_at: Timestamp::ZERO,
+            history: Vec::new(),
+        }
+    }
+
+    pub(crate) fn attempts_made(&self) -> Vec<Attempt> {
+        let attempt = |note: &Note| Attempt {
+            at: note.at,
+            took: note.took,
+            class: note.class,
+            message: note.message.as_ref().to_owned(),
+        };
+        self.history.iter().map(attempt).collect()
+    }
+}
+
+impl GroupInner {
+    fn new(start: u64, spec: &GroupSpec) -> Self {
+        Self {
+            start,
+            cursor: start,
+            entries: BTreeMap::new(),
+            ready: BTreeSet::new(),
+            due: BTreeSet::new(),
+            leases: BTreeSet::new(),
+            keys: FastMap::default(),
+            blocked: 0,
+            busy: FastMap::default(),
+            in_flight: 0,
+            counts: Counts::default(),
+            leases_lost: 0,
+            epoch: 0,
+            ledger: spec.ledger.map(|keep| Seen::new(keep, u64::MAX, limits::LEDGER_ACTIVE_MAX)),
+            applied: Lsn::default(),
+            hint: None,
+            removed: false,
+            messages: BTreeMap::new(),
+        }
+    }
+
+    /// Takes the entry out of whatever set its state keeps it in.
+    pub(crate) fn detach(&mut self, seq: u64) {
+        let Some(entry) = self.entries.get(&seq) else { return };
+        match entry.state {
+            State::Ready => {
+                self.ready.remove(&seq);
+            }
+            State::Blocked => {
+                if let Some(queue) = entry.key.and_then(|key| self.keys.get_mut(&key)).map(|key| &mut key.queue)
+                    && let Some(at) = queue.iter().position(|other| *other == seq)
+                {
+                    queue.remove(at);
+                    self.blocked -= 1;
+                }
+            }
+            State::Due(at) => {
+                self.due.remove(&(at, seq));
+            }
+            State::Leased { expires, .. } => {
+                self.leases.remove(&(expires, seq));
+                self.in_flight -= 1;
+            }
+            State::Settling => self.in_flight -= 1,
+        }
+    }
+
+    /// Gives the entry a state and puts it into the set of that state. It must be detached or new.
+    pub(crate) fn attach(&mut self, seq: u64, state: State) {
+        let Some(entry) = self.entries.get_mut(&seq) else { return };
+        entry.state = state;
+        match state {
+            State::Ready => {
+                self.ready.insert(seq);
+            }
+            State::Blocked => self.blocked += 1,
+            State::Due(at) => {
+                self.due.insert((at, seq));
+            }
+            State::Leased { expires, .. } => {
+                self.leases.insert((expires, seq));
+                self.in_flight += 1;
+            }
+            State::Settling => self.in_flight += 1,
+        }
+    }
+
+    pub(crate) fn change(&mut self, seq: u64, state: State) {
+        self.detach(seq);
+        self.attach(seq, state);
+    }
+
+    /// Lets go of the order key that `seq` holds: the next in its queue may run.
+    pub(crate) fn release_key(&mut self, seq: u64, key: Option<u64>) {
+        let Some(key) = key else { return };
+        let Some(held) = self.keys.get_mut(&key) else { return };
+        if held.holder != Some(seq) {
+            return;
+        }
+        held.holder = None;
+        let next = held.queue.pop_front();
+        if next.is_none() {
+            self.keys.remove(&key);
+        }
+        if let Some(next) = next {
+            // It keeps its place before all later ones of the key: those see a queue or a holder until it is lent.
+            self.blocked -= 1;
+            self.attach(next, State::Ready);
+        }
+    }
+
+    /// Makes sure that everything below `upto` has been looked at; what has not becomes ready.
+    fn cover(&mut self, upto: u64) {
+        while self.cursor < upto {
+            let seq = self.cursor;
+            self.cursor += 1;
+            self.entries.insert(seq, Entry::new(Lsn::default()));
+            self.ready.insert(seq);
+        }
+    }
+
+    /// Carries out a settlement that is durable. The same for a live commit and for replay after a crash.
+    pub(crate) fn settle(&mut self, settle: &Settle, block: bool) {
+        if settle.seq < self.start {
+            return;
+        }
+        self.cover(settle.seq + 1);
+        if !self.entries.contains_key(&settle.seq) {
+            return;
+        }
+        match &settle.how {
+            How::Retry { at: due, attempts, crashes, key, attempt } => {
+                self.retry(settle.seq, *due, (*attempts, *crashes), *key, attempt.as_ref(), block);
+            }
+            how => {
+                match how {
+                    How::Done { at, ledger } => {
+                        self.counts.done += 1;
+                        if let (Some(seen), Some(fingerprint)) = (&mut self.ledger, ledger) {
+                            seen.insert(*fingerprint, Mark { number: settle.seq, at: at.as_millis() });
+                        }
+                    }
+                    How::Duplicate | How::NotMine => {
+                        self.counts.done += 1;
+                        self.counts.duplicates += 1;
+                    }
+                    How::Expired => self.counts.expired += 1,
+                    How::Retry { .. } => {}
+                }
+                self.finish(settle.seq);
+            }
+        }
+    }
+
+    /// Counts a delivery as dead; it is in the dead letters.
+    pub(crate) fn bury(&mut self, seq: u64) {
+        if seq < self.start {
+            return;
+        }
+        self.cover(seq + 1);
+        if self.entries.contains_key(&seq) {
+            self.counts.dead += 1;
+            self.finish(seq);
+        }
+    }
+
+    /// Drops the unsettled deliveries in a range but for those that were lent at the time; returns how many.
+    pub(crate) fn drop_range(&mut self, from: u64, to: u64, lent: &[u64]) -> u64 {
+        let (from, to) = (from.max(self.start), to.max(self.start));
+        if let Some(newest) = lent.iter().max() {
+            self.cover(newest + 1);
+        }
+        let skipped = to.saturating_sub(self.cursor.max(from));
+        let mut dropped = 0;
+        if from <= self.cursor {
+            dropped = skipped;
+            self.cursor = self.cursor.max(to);
+            self.hint = None;
+        } else {
+            self.cover(to);
+        }
+        let gone: Vec<u64> =
+            self.entries.range(from..to).map(|(seq, _)| *seq).filter(|seq| !lent.contains(seq)).collect();
+        dropped += gone.len() as u64;
+        for seq in gone {
+            self.finish(seq);
+        }
+        self.counts.dropped += dropped;
+        dropped
+    }
+
+    /// Forgets a delivery that is settled.
+    pub(crate) fn finish(&mut self, seq: u64) {
+        self.detach(seq);
+        let Some(entry) = self.entries.remove(&seq) else { return };
+        if self.busy.get(&entry.fingerprint) == Some(&seq) {
+            self.busy.remove(&entry.fingerprint);
+        }
+        self.release_key(seq, entry.key);
+    }
+
+    fn retry(
+        &mut self,
+        seq: u64,
+        due: Timestamp,
+        (attempts, crashes): (u32, u32),
+        key: Option<u64>,
+        attempt: Option<&Attempt>,
+        block: bool,
+    ) {
+        self.detach(seq);
+        let note = attempt.map(|attempt| self.note(attempt));
+        let Some(entry) = self.entries.get_mut(&seq) else { return };
+        entry.attempts = attempts;
+        entry.crashes = crashes;
+        entry.key = entry.key.or(key);
+        if let Some(note) = note {
+            if entry.history.len() >= limits::HISTORY_MAX {
+                entry.history.remove(0);
+            }
+            entry.history.push(note);
+        }
+        let (key, fingerprint) = (entry.key, entry.fingerprint);
+        if self.busy.get(&fingerprint) == Some(&seq) {
+            self.busy.remove(&fingerprint);
+        }
+        self.attach(seq, State::Due(due));
+        if block {
+            if let Some(key) = key {
+                self.keys.entry(key).or_default().holder = Some(seq);
+            }
+        } else {
+            self.release_key(seq, key);
+        }
+    }
+
+    fn note(&mut self, attempt: &Attempt) -> Note {
+        let message = match self.messages.get_key_value(attempt.message.as_str()) {
+            Some((message, ())) => Arc::clone(message),
+            None => {
+                if self.messages.len() >= 4096 {
+                    self.messages.retain(|message, ()| Arc::strong_count(message) > 1);
+                }
+                let message: Arc<str> = Arc::from(attempt.message.as_str());
+                self.messages.insert(Arc::clone(&message), ());
+                message
+            }
+        };
+        Note { at: attempt.at, took: attempt.took, class: attempt.class, message }
+    }
+
+    /// Gives a redriven event its past.
+    pub(crate) fn recall(&mut self, seq: u64, past: &[Attempt]) {
+        let notes: Vec<Note> = past.iter().map(|attempt| self.note(attempt)).collect();
+        if let Some(entry) = self.entries.get_mut(&seq)
+            && entry.history.is_empty()
+        {
+            entry.history = notes;
+        }
+    }
+
+    /// Makes the accounts add up again after damage: what is missing is dropped, what is too much was not done.
+    pub(crate) fn balance(&mut self, last: u64) {
+        let accepted = (last + 1).saturating_sub(self.start);
+        let open = self.entries.len() as u64 + (last + 1).saturating_sub(self.cursor);
+        let settled = |counts: &Counts| counts.done + counts.dead + counts.expired + counts.dropped;
+        let missing = accepted.saturating_sub(open + settled(&self.counts));
+        self.counts.dropped += missing;
+        let mut over = (open + settled(&self.counts)).saturating_sub(accepted);
+        let counts = &mut self.counts;
+        for count in [&mut counts.done, &mut counts.dropped, &mut counts.dead, &mut counts.expired] {
+            let less = over.min(*count);
+            *count -= less;
+            over -= less;
+        }
+        counts.duplicates = counts.duplicates.min(counts.done);
+    }
+
+    /// Returns the deliveries in a range that are lent or being settled.
+    pub(crate) fn lent(&self, from: u64, to: u64) -> Vec<u64> {
+        let lent = |entry: &Entry| matches!(entry.state, State::Leased { .. } | State::Settling);
+        self.entries.range(from..to.max(from)).filter(|(_, entry)| lent(entry)).map(|(seq, _)| *seq).collect()
+    }
+
+    /// Counts a claim after which the process died: the handler may have killed it.
+    pub(crate) fn recall_claim(&mut self, seq: u64) {
+        if seq < self.start {
+            return;
+        }
+        self.cover(seq + 1);
+        if let Some(entry) = self.entries.get_mut(&seq) {
+            entry.attempts += 1;
+            entry.crashes += 1;
+        }
+    }
+
+    pub(crate) fn image(&self, decl: GroupDecl) -> GroupImage {
+        let mut numbers: BTreeMap<&str, u32> = BTreeMap::new();
+        let mut words = Vec::new();
+        let mut entries = Vec::with_capacity(self.entries.len());
+        for (seq, entry) in &self.entries {
+            let mut history = Vec::with_capacity(entry.history.len());
+            for note in &entry.history {
+                let number = *numbers.entry(&note.message).or_insert_with(|| {
+                    words.push(note.message.as_ref().to_owned());
+                    u32::try_from(words.len() - 1).unwrap_or(u32::MAX)
+                });
+                let took = u64::try_from(note.took.as_millis()).unwrap_or(u64::MAX);
+                history.push((note.at.as_millis(), took, note.class.code(), number));
+            }
+            entries.push(EntryImage {
+                seq: *seq,
+                at: entry.at,
+                due: if let State::Due(at) = entry.state { Some(at.as_millis()) } else { None },
+                key: entry.key,
+                attempts: entry.attempts,
+                crashes: entry.crashes,
+                accepted_at: entry.accepted_at.as_millis(),
+                history,
+            });
+        }
+        GroupImage {
+            decl,
+            applied: self.applied,
+            cursor: self.cursor,
+            counts: self.counts,
+            entries,
+            words,
+            ledger: self.ledger.as_ref().map(Seen::image),
+        }
+    }
+
+    /// Takes over a checkpoint, all but the ledger.
+    pub(crate) fn restore(&mut self, image: &GroupImage, block: bool) {
+        self.cursor = image.cursor;
+        self.counts = image.counts;
+        self.applied = image.applied;
+        let words: Vec<Arc<str>> = image.words.iter().map(|word| Arc::from(word.as_str())).collect();
+        for word in &words {
+            self.messages.insert(Arc::clone(word), ());
+        }
+        for old in &image.entries {
+            let mut entry = Entry::new(old.at);
+            entry.key = old.key.filter(|_| old.due.is_some());
+            entry.attempts = old.attempts;
+            entry.crashes = old.crashes;
+            entry.accepted_at = Timestamp::from_millis(old.accepted_at);
+            for (at, took, class, number) in &old.history {
+                entry.history.push(Note {
+                    at: Timestamp::from_millis(*at),
+                    took: Duration::from_millis(*took),
+                    class: FaultClass::from_code(*class).unwrap_or(FaultClass::Transient),
+                    message: words.get(*number as usize).map_or_else(|| Arc::from(""), Arc::clone),
+                });
+            }
+            let key = entry.key;
+            self.entries.insert(old.seq, entry);
+            match old.due {
+                Some(due) => {
+                    self.attach(old.seq, State::Due(Timestamp::from_millis(due)));
+                    if block && let Some(key) = key {
+                        self.keys.entry(key).or_default().holder = Some(old.seq);
+                    }
+                }
+                None => self.attach(old.seq, State::Ready),
+            }
+        }
+    }
+}
