@@ -140,7 +140,8 @@ impl Config {
     pub fn open(path: &Path) -> Result<Self> {
         let origin = path.display().to_string();
         let text = std::fs::read_to_string(path).map_err(|error| {
-            let kind = if error.kind() == std::io::ErrorKind::NotFound { FaultKind::Missing } else { FaultKind::Invalid };
+            let kind =
+                if error.kind() == std::io::ErrorKind::NotFound { FaultKind::Missing } else { FaultKind::Invalid };
             Fault::new(kind, Origin::Caller, Retry::Never, format!("cannot read {origin}: {error}")).because(error)
         })?;
         let directory = path.parent().unwrap_or(Path::new("."));
@@ -167,9 +168,9 @@ impl Config {
     fn check_names(&self, here: &Spot<'_>) {
         for (key, text) in [("name", &self.node.name), ("environment", &self.node.environment)] {
             let fine = !text.is_empty() && text.len() <= limits::NAME_BYTES_MAX && !text.chars().any(char::is_control);
-            here.at("node").at(key).require(fine, || {
-                format!("must be 1 to {} bytes without control characters", limits::NAME_BYTES_MAX)
-            });
+            here.at("node")
+                .at(key)
+                .require(fine, || format!("must be 1 to {} bytes without control characters", limits::NAME_BYTES_MAX));
         }
         let stream_names = || self.streams.keys().map(StreamName::as_str);
         let mut paths = HashMap::new();

@@ -79,7 +79,10 @@ mod tests {
         here.at("hosts").at(1).require(false, || "seen".to_owned());
         let found = findings.into_inner();
         assert_eq!(found[0].path, ["groups".into(), "a.b".into(), "from".into()]);
-        assert_eq!((found[0].message.as_str(), found[0].nearest.as_deref()), ("there is no stream \"order\"", Some("orders")));
+        assert_eq!(
+            (found[0].message.as_str(), found[0].nearest.as_deref()),
+            ("there is no stream \"order\"", Some("orders"))
+        );
         assert_eq!(found[1].path.last(), Some(&Step::Item(1)));
         assert_eq!(found.len(), 2);
     }

@@ -83,7 +83,9 @@ fn unit_of(amount: u64, units: &'static [(&'static str, u64)]) -> (u64, &'static
 impl FromStr for Time {
     type Err = Fault;
     fn from_str(text: &str) -> Result<Self, Fault> {
-        let wrong = || Fault::invalid(format!("{text:?} is not a duration such as \"500ms\", \"30s\", \"5m\", \"12h\" or \"7d\""));
+        let wrong = || {
+            Fault::invalid(format!("{text:?} is not a duration such as \"500ms\", \"30s\", \"5m\", \"12h\" or \"7d\""))
+        };
         scaled(text, &TIME_UNITS).map(Self::from_millis).ok_or_else(wrong)
     }
 }
@@ -91,7 +93,8 @@ impl FromStr for Time {
 impl FromStr for Bytes {
     type Err = Fault;
     fn from_str(text: &str) -> Result<Self, Fault> {
-        let wrong = || Fault::invalid(format!("{text:?} is not a size such as \"512B\", \"64KiB\", \"64MiB\" or \"2GiB\""));
+        let wrong =
+            || Fault::invalid(format!("{text:?} is not a size such as \"512B\", \"64KiB\", \"64MiB\" or \"2GiB\""));
         scaled(text, &SIZE_UNITS).map(Self).ok_or_else(wrong)
     }
 }
@@ -106,7 +109,8 @@ impl FromStr for RateText {
             let count = count.parse().ok().filter(|count| digits && *count > 0)?;
             Some(Self { count, per: Duration::from_secs(*seconds) })
         };
-        parse().ok_or_else(|| Fault::invalid(format!("{text:?} is not a rate such as \"50/s\", \"10/m\" or \"1000/h\"")))
+        parse()
+            .ok_or_else(|| Fault::invalid(format!("{text:?} is not a rate such as \"50/s\", \"10/m\" or \"1000/h\"")))
     }
 }
 
@@ -177,7 +181,20 @@ mod tests {
         check("90s", 90_000, "90s");
         check("24h", 86_400_000, "1d");
         check("0s", 0, "0ms");
-        for bad in ["", "30", "s", "-1s", "+1s", "1.5s", "1 s", "1S", "1h30m", "1w", "99999999999999999999s", "18446744073709551615d"] {
+        for bad in [
+            "",
+            "30",
+            "s",
+            "-1s",
+            "+1s",
+            "1.5s",
+            "1 s",
+            "1S",
+            "1h30m",
+            "1w",
+            "99999999999999999999s",
+            "18446744073709551615d",
+        ] {
             assert!(bad.parse::<Time>().is_err(), "{bad:?}");
         }
     }

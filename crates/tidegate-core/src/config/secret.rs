@@ -66,7 +66,8 @@ impl<'de> Visitor<'de> for Proof {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut parts: A) -> Result<Secret, A::Error> {
-        let mut next = || parts.next_element::<String>()?.ok_or_else(|| serde::de::Error::custom("expected a reference"));
+        let mut next =
+            || parts.next_element::<String>()?.ok_or_else(|| serde::de::Error::custom("expected a reference"));
         let (reference, value) = (next()?, next()?);
         Ok(Secret { value: value.into(), reference: Some(reference.into()) })
     }
@@ -112,7 +113,10 @@ mod tests {
     fn a_literal_is_refused_without_being_repeated() {
         for literal in ["\"hunter2\"", "12345", "true", "[\"a\"]"] {
             let refused = serde_json::from_str::<Secret>(literal).unwrap_err().to_string();
-            assert!(refused.contains("reference") && !refused.contains("hunter2") && !refused.contains("12345"), "{refused}");
+            assert!(
+                refused.contains("reference") && !refused.contains("hunter2") && !refused.contains("12345"),
+                "{refused}"
+            );
         }
     }
 }

@@ -99,7 +99,8 @@ impl Node {
 /// Reads the one document of a text; the errors are all duplicate keys, or the first mistake of another kind.
 pub(super) fn parse(text: &str) -> Result<Node, Vec<FormError>> {
     if text.len() > limits::CONFIG_BYTES_MAX {
-        let message = format!("document of {} bytes is larger than the limit of {}", text.len(), limits::CONFIG_BYTES_MAX);
+        let message =
+            format!("document of {} bytes is larger than the limit of {}", text.len(), limits::CONFIG_BYTES_MAX);
         return Err(vec![FormError { place: START, path: Vec::new(), message }]);
     }
     let options = granit_parser::options! {
@@ -134,6 +135,10 @@ struct Builder<P> {
     duplicates: Vec<FormError>,
 }
 
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "an event that does not belong where it stands is refused, whatever it is"
+)]
 impl<'t, P: Iterator<Item = Result<(Event<'t>, Span), ScanError>>> Builder<P> {
     fn document(&mut self) -> Result<Node, FormError> {
         let mut root = None;
