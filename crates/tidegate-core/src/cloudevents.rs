@@ -83,6 +83,11 @@ pub fn from_http<'h>(
     }
 }
 
+/// Tells whether a body of this content type can be read at all; [`from_http`] refuses the others.
+pub fn is_readable(content_type: &str) -> bool {
+    Media::of(content_type).is_ok()
+}
+
 impl<'h> Head<'h> {
     fn read(headers: impl IntoIterator<Item = (&'h str, &'h str)>) -> Result<Self> {
         let mut head = Self::default();
