@@ -3,7 +3,6 @@
 //! **Invariant:** every attempt on one event carries the same `Idempotency-Key`, whatever happened before.
 
 mod answer;
-mod forms;
 mod signature;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -16,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tidegate_core::{
     clock::Clock,
+    cloudevents,
     config::{Check, Secret, Spot},
     delivery::{Delivery, Outcome},
     event::{self, Event},
@@ -28,7 +28,6 @@ use tidegate_core::{
 
 use self::{
     answer::{Verdict, judge},
-    forms as cloudevents,
     signature::Signer,
 };
 use crate::{

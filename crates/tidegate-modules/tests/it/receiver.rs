@@ -74,6 +74,18 @@ impl Receiver {
     }
 }
 
+/// Returns the address of somebody who takes connections and closes them at once.
+pub(crate) async fn slammed_door() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            drop(stream)
+        }
+    });
+    address
+}
+
 #[expect(clippy::disallowed_methods, reason = "the test's own door: the receiver is no part of the product")]
 fn spawn(task: impl Future<Output = ()> + Send + 'static) {
     drop(tokio::spawn(task));

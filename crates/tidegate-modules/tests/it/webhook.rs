@@ -18,7 +18,7 @@ use tidegate_core::{
 };
 use tidegate_modules::{HttpClient, SinkConfig, SinkParts};
 
-use crate::receiver::{Answer, Receiver};
+use crate::receiver::{Answer, Receiver, slammed_door};
 
 /// Long enough for a loaded machine to answer, short enough to wait for when nobody answers.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -282,8 +282,7 @@ async fn nobody_there_is_the_targets_fault() {
 
 #[tokio::test]
 async fn a_wrong_name_and_a_wrong_protocol_are_the_targets_fault() {
-    let receiver = Receiver::start([ok()]).await;
-    for url in [receiver.url.replace("http://", "https://"), "http://no-such-host.invalid/".to_owned()] {
+    for url in [format!("https://{}/", slammed_door().await), "http://no-such-host.invalid/".to_owned()] {
         let failure = Rig::with_timeout(&url, "", Duration::from_secs(10)).fail(order()).await;
         assert_eq!(failure.class, FaultClass::DependencyDown, "{url}: {}", failure.message);
     }
