@@ -1,6 +1,5 @@
-//! Placeholder.
+//! The program.
 
-#[allow(dead_code, unused_imports, reason = "wired later")]
-mod config;
-
-fn main() {}
+fn main() -> std::process::ExitCode {
+    tidegate::cli::main().into()
+}

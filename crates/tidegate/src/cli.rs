@@ -1,0 +1,214 @@
+//! The command line: nouns and verbs, one file for each noun.
+
+mod audit;
+mod check;
+mod completions;
+mod config;
+mod dlq;
+mod group;
+mod ledger;
+mod look;
+mod publish;
+mod run;
+mod store;
+mod stream;
+mod target;
+
+use std::path::Path;
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use serde_json::Value;
+use tidegate_core::{
+    clock::{Clock, Timestamp},
+    config::Time,
+};
+
+use crate::{
+    client::Node,
+    config::Config,
+    exit::{Exit, Failed},
+    ui::{Format, Ui},
+};
+
+/// The runtime for message-driven services.
+///
+/// Exit codes: 0 done or yes, 1 the answer is no, 2 wrong command line, 4 reprocessed already, 69 a needed service is
+/// unavailable, 70 internal error, 77 denied, 78 wrong configuration.
+#[derive(Debug, Parser)]
+#[command(name = "tidegate", version, max_term_width = 100, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Which node to ask, and how to print.
+#[derive(Debug, Args)]
+struct Global {
+    /// Node that the command asks.
+    #[arg(long, global = true, env = "TIDEGATE_URL", default_value = "http://127.0.0.1:7300", hide_env_values = true)]
+    url: String,
+    /// Bearer token for that node.
+    #[arg(long, global = true, env = "TIDEGATE_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// Form of what is printed.
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
+    output: Format,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start a node.
+    Run(run::Run),
+    /// Read a configuration, resolve its references and try to reach its targets.
+    Check(check::Check),
+    /// Show how a node is doing.
+    Status(look::Status),
+    /// Tell whether a node is healthy; exit code 1 when it is not.
+    Health(look::Health),
+    /// Print a node's metrics in Prometheus' text format.
+    Metrics(look::Metrics),
+    /// Print the version of this program.
+    Version(look::Version),
+    /// Publish an event into a stream.
+    Publish(publish::Publish),
+    /// Look at streams and their events.
+    #[command(subcommand)]
+    Stream(stream::Stream),
+    /// Look at groups, pause, resume and scale them.
+    #[command(subcommand)]
+    Group(group::Group),
+    /// Look at dead letters and decide what becomes of them.
+    #[command(subcommand)]
+    Dlq(dlq::Dlq),
+    /// Look at what a group remembers, and make it forget.
+    #[command(subcommand)]
+    Ledger(ledger::Ledger),
+    /// Account for what went through a node.
+    #[command(subcommand)]
+    Audit(audit::Audit),
+    /// Look at targets, close and open their breakers by hand.
+    #[command(subcommand)]
+    Target(target::Target),
+    /// Look into the data directory of a stopped node.
+    #[command(subcommand)]
+    Store(store::Store),
+    /// Show what a configuration may hold.
+    #[command(subcommand)]
+    Config(config::Config),
+    /// Print a completion script for a shell.
+    Completions(completions::Completions),
+}
+
+/// Reads the command line and does what it says.
+pub fn main() -> Exit {
+    let Cli { global, command } = Cli::parse();
+    let ui = Ui { format: global.output };
+    match dispatch(command, &global, ui) {
+        Ok(()) => Exit::Ok,
+        Err(failed) => {
+            // Errors of a configuration begin with file and line, where editors look for them.
+            let prefix = if failed.exit == Exit::Configuration { "" } else { "tidegate: " };
+            if !failed.message.is_empty() {
+                crate::ui::error_line(&format!("{prefix}{}", failed.message));
+            }
+            failed.exit
+        }
+    }
+}
+
+/// Returns the whole command line, for the generated page and for completions.
+pub(crate) fn command_line() -> clap::Command {
+    Cli::command()
+}
+
+fn dispatch(command: Command, global: &Global, ui: Ui) -> Result<(), Failed> {
+    let ask = || -> Result<Asking, Failed> { Ok(Asking { ui, node: Node::new(&global.url, global.token.clone())? }) };
+    match command {
+        Command::Run(run) => run.run(),
+        Command::Check(check) => check.run(ui),
+        Command::Status(status) => wait(status.run(&ask()?)),
+        Command::Health(health) => wait(health.run(&ask()?)),
+        Command::Metrics(metrics) => wait(metrics.run(&ask()?)),
+        Command::Version(version) => version.run(ui),
+        Command::Publish(publish) => wait(publish.run(&ask()?)),
+        Command::Stream(stream) => wait(stream.run(&ask()?)),
+        Command::Group(group) => wait(group.run(&ask()?)),
+        Command::Dlq(dlq) => wait(dlq.run(&ask()?)),
+        Command::Ledger(ledger) => wait(ledger.run(&ask()?)),
+        Command::Audit(audit) => wait(audit.run(&ask()?)),
+        Command::Target(target) => wait(target.run(&ask()?)),
+        Command::Store(store) => store.run(ui),
+        Command::Config(config) => config.run(ui),
+        Command::Completions(completions) => completions.run(ui),
+    }
+}
+
+/// Reads a configuration.
+fn open(path: &Path) -> Result<Config, Failed> {
+    Config::open(path).map_err(|fault| Failed::new(Exit::Configuration, fault.to_string()))
+}
+
+/// A command that asks a node.
+struct Asking {
+    ui: Ui,
+    node: Node,
+}
+
+/// Waits for a command that asks a node, on a runtime of one thread.
+fn wait<T, E: Into<Failed>>(command: impl Future<Output = Result<T, E>>) -> Result<T, Failed> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failed::new(Exit::Internal, format!("cannot start the runtime: {error}")))?;
+    runtime.block_on(command).map_err(Into::into)
+}
+
+/// Returns the rows under a name of an answer.
+fn rows<'a>(answer: &'a Value, name: &str) -> &'a [Value] {
+    answer.get(name).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+}
+
+/// Leave to do what cannot be undone.
+#[derive(Debug, Args)]
+struct Agreed {
+    /// Do it without asking.
+    #[arg(long)]
+    yes: bool,
+}
+
+/// Why something is done by hand; it stands in the log and beside the result.
+#[derive(Debug, Args)]
+struct Because {
+    /// Why; kept with the change.
+    #[arg(long, default_value = "")]
+    reason: String,
+}
+
+/// Reads an instant, or a duration from now on.
+fn instant(text: &str) -> Result<String, String> {
+    if let Ok(time) = text.parse::<Time>() {
+        return Ok(Clock::real().now().plus(time.get()).to_string());
+    }
+    Timestamp::parse(text)
+        .map(|at| at.to_string())
+        .map_err(|_| format!("{text:?} is neither an instant such as 2026-01-31T08:00:00Z nor a duration such as 30m"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        command_line().debug_assert();
+    }
+
+    #[test]
+    fn instants_are_absolute_or_from_now() {
+        assert_eq!(instant("2026-01-31T09:00:00+01:00").unwrap(), "2026-01-31T08:00:00.000Z");
+        let soon = Timestamp::parse(&instant("30m").unwrap()).unwrap();
+        let minutes = soon.since(Clock::real().now()).as_secs_f64() / 60.0;
+        assert!((29.0..=30.0).contains(&minutes), "{minutes}");
+        assert!(instant("noon").is_err());
+    }
+}

@@ -1,0 +1,92 @@
+//! `tidegate group`: groups, and what can be done with them by hand.
+
+use clap::Subcommand;
+use serde_json::json;
+
+use super::{Asking, Because, instant};
+use crate::{
+    exit::Failed,
+    ui::{Column, column, wide},
+};
+
+pub(super) const COLUMNS: &[Column] = &[
+    column("group", "/name"),
+    column("stream", "/stream"),
+    column("state", "/state"),
+    column("workers", "/workers"),
+    column("waiting", "/waiting"),
+    column("scheduled", "/scheduled"),
+    column("in flight", "/in_flight"),
+    column("done", "/done"),
+    column("dead", "/dead"),
+    wide("duplicates", "/duplicates"),
+    wide("blocked keys", "/blocked_keys"),
+    column("oldest s", "/oldest_waiting_age_seconds"),
+];
+
+/// Groups.
+#[derive(Debug, Subcommand)]
+pub(super) enum Group {
+    /// List all groups.
+    List,
+    /// Show one group.
+    Show {
+        /// Group.
+        name: String,
+    },
+    /// Take no new work; what is held is finished.
+    Pause {
+        /// Group.
+        name: String,
+        #[command(flatten)]
+        because: Because,
+        /// When it resumes by itself: an instant, or a duration such as 30m.
+        #[arg(long, value_parser = instant)]
+        until: Option<String>,
+    },
+    /// Take work again.
+    Resume {
+        /// Group.
+        name: String,
+        #[command(flatten)]
+        because: Because,
+    },
+    /// Change the number of workers.
+    Scale {
+        /// Group.
+        name: String,
+        /// Workers.
+        workers: u32,
+        #[command(flatten)]
+        because: Because,
+    },
+}
+
+impl Group {
+    pub(super) async fn run(self, cx: &Asking) -> Result<(), Failed> {
+        let (name, verb, document) = match self {
+            Self::List => {
+                let answer = cx.node.get(&["v1", "groups"], &[]).await?;
+                cx.ui.list(&answer, super::rows(&answer, "groups"), COLUMNS);
+                return Ok(());
+            }
+            Self::Show { name } => {
+                cx.ui.record(&cx.node.get(&["v1", "groups", &name], &[]).await?);
+                return Ok(());
+            }
+            Self::Pause { name, because, until } => {
+                let mut document = json!({ "reason": because.reason });
+                if let Some(until) = until {
+                    document["until"] = until.into();
+                }
+                (name, "pause", document)
+            }
+            Self::Resume { name, because } => (name, "resume", json!({ "reason": because.reason })),
+            Self::Scale { name, workers, because } => {
+                (name, "scale", json!({ "workers": workers, "reason": because.reason }))
+            }
+        };
+        cx.ui.record(&cx.node.post(&["v1", "groups", &name, verb], &document).await?);
+        Ok(())
+    }
+}

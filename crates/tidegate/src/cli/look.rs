@@ -1,0 +1,127 @@
+//! `tidegate status`, `health`, `metrics` and `version`: a look at a node.
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::Asking;
+use crate::{
+    exit::{Exit, Failed},
+    ui::{Ui, cell, column, wide},
+};
+
+/// Show how a node is doing.
+#[derive(Debug, Args)]
+pub(super) struct Status {}
+
+impl Status {
+    pub(super) async fn run(self, cx: &Asking) -> Result<(), Failed> {
+        let health = cx.node.look(&["health", "detailed"], &[]).await?;
+        // An unhealthy node answers 503 with the same document.
+        let health = if health.status() == 503 && health.value().is_object() { health } else { health.ok()? };
+        let health = health.value();
+        let streams = cx.node.get(&["v1", "streams"], &[]).await?;
+        let groups = cx.node.get(&["v1", "groups"], &[]).await?;
+        let targets = cx.node.get(&["v1", "targets"], &[]).await?;
+        if cx.ui.is_json() {
+            let rows = |document: &Value, name: &str| document.get(name).cloned().unwrap_or_default();
+            cx.ui.json(&json!({
+                "health": health,
+                "streams": rows(&streams, "streams"),
+                "groups": rows(&groups, "groups"),
+                "targets": rows(&targets, "targets"),
+            }));
+        } else {
+            let state = health.get("status").or_else(|| health.get("state")).unwrap_or(&Value::Null);
+            cx.ui.line(&format!("node     {} at {}", cell(state), cx.node.origin()));
+            cx.ui.line("");
+            cx.ui.list(&streams, super::rows(&streams, "streams"), super::stream::COLUMNS);
+            cx.ui.line("");
+            cx.ui.list(&groups, super::rows(&groups, "groups"), super::group::COLUMNS);
+            if !super::rows(&targets, "targets").is_empty() {
+                cx.ui.line("");
+                cx.ui.list(&targets, super::rows(&targets, "targets"), super::target::COLUMNS);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Tell whether a node is healthy.
+#[derive(Debug, Args)]
+pub(super) struct Health {
+    /// Show every component with its cause.
+    #[arg(long)]
+    detailed: bool,
+}
+
+impl Health {
+    pub(super) async fn run(self, cx: &Asking) -> Result<(), Failed> {
+        let path: &[&str] = if self.detailed { &["health", "detailed"] } else { &["health"] };
+        let reply = cx.node.look(path, &[]).await?;
+        let document = reply.value();
+        if reply.status() == 503 && document.is_object() {
+            self.show(cx, &document);
+            return Err(Failed::silent(Exit::No));
+        }
+        reply.ok()?;
+        self.show(cx, &document);
+        Ok(())
+    }
+
+    fn show(&self, cx: &Asking, document: &Value) {
+        match document.get("components").and_then(Value::as_array) {
+            Some(rows) if !cx.ui.is_json() => {
+                let columns = [
+                    column("component", "/name"),
+                    column("state", "/state"),
+                    column("cause", "/cause"),
+                    wide("since", "/since"),
+                ];
+                cx.ui.list(document, rows, &columns);
+            }
+            Some(_) | None => cx.ui.record(document),
+        }
+    }
+}
+
+/// Print a node's metrics.
+#[derive(Debug, Args)]
+pub(super) struct Metrics {}
+
+impl Metrics {
+    pub(super) async fn run(self, cx: &Asking) -> Result<(), Failed> {
+        let reply = cx.node.look(&["metrics"], &[]).await?.ok()?;
+        if cx.ui.is_json() {
+            let text = String::from_utf8_lossy(reply.body());
+            cx.ui.json(&Value::Array(text.lines().filter_map(sample).collect()));
+        } else {
+            cx.ui.raw(reply.body());
+        }
+        Ok(())
+    }
+}
+
+/// Reads one line of the text format; none for a comment.
+fn sample(line: &str) -> Option<Value> {
+    if line.starts_with('#') {
+        return None;
+    }
+    let (series, value) = line.rsplit_once(' ')?;
+    Some(json!({ "series": series, "value": value.parse::<f64>().ok() }))
+}
+
+/// Print the version.
+#[derive(Debug, Args)]
+pub(super) struct Version {}
+
+impl Version {
+    pub(super) fn run(self, ui: Ui) -> Result<(), Failed> {
+        let version = env!("CARGO_PKG_VERSION");
+        if ui.is_json() {
+            ui.json(&json!({ "version": version }))
+        } else {
+            ui.line(&format!("tidegate {version}"))
+        }
+        Ok(())
+    }
+}

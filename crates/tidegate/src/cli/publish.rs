@@ -1,0 +1,90 @@
+//! `tidegate publish`: one event into a stream.
+
+use std::{io::Read as _, path::PathBuf};
+
+use bytes::Bytes;
+use clap::Args;
+use tidegate_core::{
+    cloudevents,
+    event::{Data, Event},
+    limits,
+};
+
+use super::Asking;
+use crate::{
+    exit::{Exit, Failed},
+    ui::column,
+};
+
+/// Publish an event.
+#[derive(Debug, Args)]
+pub(super) struct Publish {
+    /// Stream.
+    stream: String,
+    /// Data; without it and without --file, standard input is read.
+    #[arg(long, conflicts_with = "file")]
+    data: Option<String>,
+    /// File with the data; `-` is standard input.
+    #[arg(long)]
+    file: Option<PathBuf>,
+    /// CloudEvents `type`.
+    #[arg(long = "type", default_value = "message")]
+    kind: String,
+    /// CloudEvents `source`.
+    #[arg(long, default_value = "/tidegate/publish")]
+    source: String,
+    /// CloudEvents `id`; a new one when it is left out.
+    #[arg(long)]
+    id: Option<String>,
+    /// CloudEvents `subject`.
+    #[arg(long)]
+    subject: Option<String>,
+    /// CloudEvents `datacontenttype`; `application/json` when the data is JSON, else text or bytes.
+    #[arg(long)]
+    content_type: Option<String>,
+}
+
+impl Publish {
+    pub(super) async fn run(self, cx: &Asking) -> Result<(), Failed> {
+        let stream = self.stream.clone();
+        let event = self.event()?;
+        let (headers, body) = (cloudevents::to_http_headers(&event), event.data.bytes());
+        let answer = cx.node.publish(&["v1", "streams", &stream, "events"], headers, body).await?;
+        let columns = [column("id", "/id"), column("position", "/position"), column("duplicate", "/duplicate")];
+        cx.ui.list(&answer, super::rows(&answer, "accepted"), &columns);
+        Ok(())
+    }
+
+    fn event(self) -> Result<Event, Failed> {
+        let bytes = match (self.data, self.file) {
+            (Some(data), _) => data.into_bytes(),
+            (None, Some(path)) if path.as_os_str() != "-" => std::fs::read(&path)
+                .map_err(|error| Failed::usage(format!("cannot read {}: {error}", path.display())))?,
+            (None, _) => standard_input()?,
+        };
+        let id = self.id.unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
+        let mut event = Event::new(id, self.source, self.kind);
+        event.subject = self.subject.map(Into::into);
+        let is_json = serde_json::from_slice::<&serde_json::value::RawValue>(&bytes).is_ok();
+        let guess = match std::str::from_utf8(&bytes) {
+            Ok(_) if is_json => "application/json",
+            Ok(_) => "text/plain; charset=utf-8",
+            Err(_) => "application/octet-stream",
+        };
+        if !bytes.is_empty() {
+            event.content_type = Some(self.content_type.unwrap_or_else(|| guess.to_owned()).into());
+            event.data = Data::Binary(Bytes::from(bytes));
+        }
+        event.check()?;
+        Ok(event)
+    }
+}
+
+fn standard_input() -> Result<Vec<u8>, Failed> {
+    let mut bytes = Vec::new();
+    let most = limits::BODY_BYTES_MAX as u64 + 1;
+    match std::io::stdin().lock().take(most).read_to_end(&mut bytes) {
+        Ok(_) => Ok(bytes),
+        Err(error) => Err(Failed::new(Exit::Usage, format!("cannot read standard input: {error}"))),
+    }
+}

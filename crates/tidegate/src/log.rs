@@ -1,0 +1,82 @@
+//! The log: one listener turns notices into lines, text or JSON, and holds back floods.
+
+mod flood;
+mod words;
+
+use std::{sync::Arc, time::Duration};
+
+use tidegate_core::{
+    clock::Clock,
+    notice::{Listener, Notice},
+};
+use tracing_subscriber::{EnvFilter, fmt::format::FmtSpan, util::SubscriberInitExt as _};
+
+use self::flood::Flood;
+
+/// Form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON document a line.
+    Json,
+}
+
+/// Target of the line that says that the node is ready; it is written at every level.
+pub(crate) const READY: &str = "tidegate_ready";
+
+/// Lines of one notice in one stretch of time; the rest is counted.
+const LINES_MAX: u32 = 20;
+const STRETCH: Duration = Duration::from_secs(1);
+
+/// Starts the log on standard error; says what is wrong with `level`.
+pub(crate) fn start(format: LogFormat, level: &str) -> Result<(), String> {
+    let directives = format!("{level},{READY}=info");
+    let filter = EnvFilter::builder().parse(directives).map_err(|error| format!("log level {level:?}: {error}"))?;
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_span_events(FmtSpan::NONE)
+        .with_target(false)
+        .with_ansi(false);
+    let started = match format {
+        LogFormat::Text => lines.finish().try_init(),
+        LogFormat::Json => {
+            lines.json().flatten_event(true).with_current_span(false).with_span_list(false).finish().try_init()
+        }
+    };
+    started.map_err(|error| error.to_string())
+}
+
+/// Turns notices into lines.
+#[derive(Debug)]
+pub(crate) struct Log {
+    flood: Flood,
+}
+
+impl Log {
+    pub(crate) fn new(clock: Clock) -> Arc<Self> {
+        Arc::new(Self { flood: Flood::new(clock, LINES_MAX, STRETCH) })
+    }
+}
+
+impl Listener for Log {
+    fn notice(&self, notice: &Notice) {
+        // Most notices are of the path of a message: they cost one comparison unless somebody asked for them.
+        if words::is_frequent(notice) {
+            if tracing::enabled!(tracing::Level::DEBUG) {
+                words::frequent(notice);
+            }
+            return;
+        }
+        let name = notice.name();
+        match self.flood.admit(name) {
+            flood::Admit::Line => words::rare(notice),
+            flood::Admit::LineAfter(held) => {
+                tracing::warn!(notice = name, held, "held back {held} more lines of {name}");
+                words::rare(notice);
+            }
+            flood::Admit::Hold => {}
+        }
+    }
+}

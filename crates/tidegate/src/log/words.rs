@@ -1,0 +1,153 @@
+//! The line of each notice: its level, its fields and its words.
+
+use std::time::Duration;
+
+use tidegate_core::notice::Notice;
+use tracing::{debug, error, info, warn};
+
+/// Tells whether a notice belongs to the path of a message.
+pub(super) fn is_frequent(notice: &Notice) -> bool {
+    matches!(
+        notice,
+        Notice::Accepted { .. }
+            | Notice::Claimed { .. }
+            | Notice::AttemptStarted { .. }
+            | Notice::AttemptDone { .. }
+            | Notice::AttemptFailed { .. }
+            | Notice::AttemptInterrupted { .. }
+            | Notice::Settled { .. }
+            | Notice::TargetCalled { .. }
+    )
+}
+
+fn ms(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Writes a notice of the path of a message.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the other half is in `rare`, where every notice is named")]
+pub(super) fn frequent(notice: &Notice) {
+    let name = notice.name();
+    match notice {
+        Notice::Accepted { stream, count, duplicates } => debug!(notice = name, %stream, count, duplicates, "accepted"),
+        Notice::Claimed { group, count, duplicates, expired } => {
+            debug!(notice = name, %group, count, duplicates, expired, "claimed");
+        }
+        Notice::AttemptStarted { group, event, position, attempt, waited } => {
+            debug!(notice = name, %group, %event, %position, attempt, waited_ms = ms(*waited), "attempt started");
+        }
+        Notice::AttemptDone { group, event, position, attempt, took } => {
+            debug!(notice = name, %group, %event, %position, attempt, took_ms = ms(*took), "attempt done");
+        }
+        Notice::AttemptFailed { group, event, position, attempt, took, class, message, retry_at } => {
+            let retry_at = retry_at.map(|at| at.to_string()).unwrap_or_default();
+            debug!(notice = name, %group, %event, %position, attempt, took_ms = ms(*took), %class, retry_at, "attempt failed: {message}");
+        }
+        Notice::AttemptInterrupted { group, event, position, attempt } => {
+            debug!(notice = name, %group, %event, %position, attempt, "attempt interrupted");
+        }
+        Notice::Settled { group, outcome, count } => debug!(notice = name, %group, outcome, count, "settled"),
+        Notice::TargetCalled { target, result, waited, took } => {
+            debug!(notice = name, %target, result, waited_ms = ms(*waited), took_ms = ms(*took), "target called");
+        }
+        _ => {}
+    }
+}
+
+/// Writes any other notice.
+pub(super) fn rare(notice: &Notice) {
+    match notice {
+        Notice::Accepted { .. }
+        | Notice::Claimed { .. }
+        | Notice::AttemptStarted { .. }
+        | Notice::AttemptDone { .. }
+        | Notice::AttemptFailed { .. }
+        | Notice::AttemptInterrupted { .. }
+        | Notice::Settled { .. }
+        | Notice::TargetCalled { .. } => {}
+        Notice::ListenerBound { .. }
+        | Notice::NodeReady { .. }
+        | Notice::NodeDraining { .. }
+        | Notice::NodeStopped { .. }
+        | Notice::ServiceRestarted { .. }
+        | Notice::StoreOpened { .. }
+        | Notice::StoreDamaged { .. }
+        | Notice::StoreRefusing { .. }
+        | Notice::StoreRecovered {}
+        | Notice::StoreFailed { .. }
+        | Notice::ModuleReported { .. } => of_the_node(notice),
+        Notice::Refused { .. }
+        | Notice::LeaseLost { .. }
+        | Notice::DeadLettered { .. }
+        | Notice::DeadMoved { .. }
+        | Notice::GroupPaused { .. }
+        | Notice::GroupResumed { .. }
+        | Notice::GroupScaled { .. }
+        | Notice::BreakerOpened { .. }
+        | Notice::BreakerProbing { .. }
+        | Notice::BreakerClosed { .. }
+        | Notice::TargetDisabled { .. } => of_the_work(notice),
+    }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "`rare` names every notice")]
+fn of_the_node(notice: &Notice) {
+    let name = notice.name();
+    match notice {
+        Notice::ListenerBound { address } => info!(notice = name, address, "listening on {address}"),
+        Notice::NodeReady { took } => info!(notice = name, took_ms = ms(*took), "the node takes work"),
+        Notice::NodeDraining { grace } => {
+            info!(notice = name, grace_ms = ms(*grace), "stopping: no new work, what is held may finish");
+        }
+        Notice::NodeStopped { clean: true, .. } => info!(notice = name, clean = true, "stopped"),
+        Notice::NodeStopped { clean: false, still_running } => {
+            warn!(notice = name, clean = false, still_running, "stopped with {still_running} still running");
+        }
+        Notice::ServiceRestarted { service, fault, after } => {
+            warn!(notice = name, service, after_ms = ms(*after), "{service} ended in error and starts again: {fault}");
+        }
+        Notice::StoreOpened { took, replayed } => info!(notice = name, took_ms = ms(*took), replayed, "store opened"),
+        Notice::StoreDamaged { place, what } => error!(notice = name, place, "damage in {place}: {what}"),
+        Notice::StoreRefusing { reason } => warn!(notice = name, "publishes are refused: {reason}"),
+        Notice::StoreRecovered {} => info!(notice = name, "publishes are taken again"),
+        Notice::StoreFailed { reason } => {
+            error!(notice = name, "nothing can be written until the node is started again: {reason}")
+        }
+        Notice::ModuleReported { module, what } => info!(notice = name, %module, "{module}: {what}"),
+        _ => {}
+    }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "`rare` names every notice")]
+fn of_the_work(notice: &Notice) {
+    let name = notice.name();
+    match notice {
+        Notice::Refused { stream, reason } => warn!(notice = name, %stream, "publish into {stream} refused: {reason}"),
+        Notice::LeaseLost { group, count } => warn!(notice = name, %group, count, "{group} lost {count} leases"),
+        Notice::DeadLettered { stream, group, event, class, message, attempts } => {
+            warn!(notice = name, %stream, %group, %event, %class, attempts, "event {event} is a dead letter of {group}: {message}");
+        }
+        Notice::DeadMoved { stream, action, count, by, reason } => {
+            info!(notice = name, %stream, action, count, by, reason, "{action} {count} dead letters of {stream}");
+        }
+        Notice::GroupPaused { group, by, reason, until } => {
+            let until = until.map(|at| at.to_string()).unwrap_or_default();
+            info!(notice = name, %group, by, reason, until, "{group} is paused");
+        }
+        Notice::GroupResumed { group, by } => info!(notice = name, %group, by, "{group} takes work again"),
+        Notice::GroupScaled { group, workers, by } => {
+            info!(notice = name, %group, workers, by, "{group} has {workers} workers")
+        }
+        Notice::BreakerOpened { target, class, message, until } => {
+            warn!(notice = name, %target, %class, %until, "breaker of {target} opened: {message}");
+        }
+        Notice::BreakerProbing { target } => info!(notice = name, %target, "breaker of {target} lets one call through"),
+        Notice::BreakerClosed { target, open_for } => {
+            info!(notice = name, %target, open_for_ms = ms(*open_for), "breaker of {target} closed");
+        }
+        Notice::TargetDisabled { target, message } => {
+            error!(notice = name, %target, "target {target} wants nothing any more and is disabled until it is reset: {message}");
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,87 @@
+//! Pages that are made from the code, and must not be written by hand.
+
+use std::fmt::Write as _;
+
+use tidegate_core::{config::limits_page, notice::Notice};
+
+/// A page: its path from the root of the repository, and its text.
+#[derive(Debug)]
+pub struct Page {
+    /// Path.
+    pub path: &'static str,
+    /// Text.
+    pub text: String,
+}
+
+/// Makes all generated pages.
+pub fn all() -> Vec<Page> {
+    let page = |path, text| Page { path, text };
+    vec![
+        page("docs/reference/configuration.md", crate::config::reference()),
+        page("docs/reference/cli.md", command_line()),
+        page("docs/reference/metrics.md", metrics()),
+        page("docs/reference/notices.md", notices()),
+        page("docs/reference/limits.md", limits_page()),
+        page("openapi/tidegate.json", tidegate_control::openapi()),
+    ]
+}
+
+fn notices() -> String {
+    let mut out = String::from(
+        "<!-- Generated from the code; `cargo xtask docs` writes it again. -->\n\n# Notices\n\n\
+         Everything worth knowing that happens in a node. Log lines carry the name as `notice`; metrics, audit and tests \
+         listen to the same notices.\n\n| name | meaning | fields |\n|---|---|---|\n",
+    );
+    for (name, meaning, fields) in Notice::ALL {
+        let fields: Vec<String> = fields.iter().map(|field| format!("`{field}`")).collect();
+        write(&mut out, format_args!("| `{name}` | {} | {} |\n", meaning.trim(), fields.join(", ")));
+    }
+    out
+}
+
+fn metrics() -> String {
+    let mut out = String::from(
+        "<!-- Generated from the code; `cargo xtask docs` writes it again. -->\n\n# Metrics\n\n\
+         `GET /metrics` answers in Prometheus' text format.\n\n| name | kind | labels | meaning |\n|---|---|---|---|\n",
+    );
+    for metric in tidegate_control::Metrics::catalogue() {
+        let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+        let row = format_args!(
+            "| `{}` | {} | {} | {} |\n",
+            metric.name,
+            metric.kind.as_str(),
+            labels.join(", "),
+            metric.help
+        );
+        write(&mut out, row);
+    }
+    out
+}
+
+fn command_line() -> String {
+    let mut out = String::from(
+        "<!-- Generated from the code; `cargo xtask docs` writes it again. -->\n\n# Command line\n\n\
+         Exit codes: 0 done or yes · 1 the answer is no · 2 wrong command line · 4 reprocessed already · \
+         69 a needed service is unavailable · 70 internal error · 77 denied · 78 wrong configuration.\n\n",
+    );
+    let mut root = crate::cli::command_line();
+    root.build();
+    document(&root, &mut out);
+    out
+}
+
+/// Writes a command and those below it.
+fn document(command: &clap::Command, out: &mut String) {
+    let name = command.get_bin_name().unwrap_or_else(|| command.get_name());
+    // The width is fixed: the page must not depend on the terminal of whoever writes it.
+    let help = command.clone().term_width(100).render_long_help().to_string();
+    let lines: Vec<&str> = help.lines().map(str::trim_end).collect();
+    write(out, format_args!("## {name}\n\n```text\n{}\n```\n\n", lines.join("\n").trim()));
+    for below in command.get_subcommands().filter(|below| !below.is_hide_set()) {
+        document(below, out);
+    }
+}
+
+fn write(out: &mut String, text: std::fmt::Arguments<'_>) {
+    out.write_fmt(text).expect("a string takes every text");
+}

@@ -1,0 +1,293 @@
+//! The composition root: builds a node from its configuration, and takes it down in order.
+
+mod door;
+
+use std::{
+    io::Write as _,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytestring::ByteString;
+use serde_json::json;
+use tidegate_control::{Control, ControlParts, Intake, Metrics, NodeFacts, Role, Token, Tokens};
+use tidegate_core::{
+    clock::Clock,
+    cloudevents::PlainDefaults,
+    fault::{Fault, FaultKind, Origin, Result, Retry},
+    guard::Guard,
+    handler::{Handler, Sink},
+    names::{GroupName, TargetName},
+    notice::{Notice, Notices},
+    service::{self, Context, Stopper},
+    store::Store,
+};
+use tidegate_engine::{GroupPolicy, Groups, Publisher, Supervisor, TaskRunner, Upkeep};
+use tidegate_modules::{HttpClient, SinkParts, SourceConfig};
+use tokio::net::TcpListener;
+
+use self::door::Door;
+use crate::{
+    config::{self, Config, GroupConfig},
+    log::Log,
+};
+
+/// Period of the store's upkeep.
+const UPKEEP_EVERY: Duration = Duration::from_secs(1);
+/// How long what is told to stop may take once nothing is processed any more.
+const JOIN: Duration = Duration::from_secs(3);
+/// Running attempts that are named at a stop that is not clean.
+const STILL_RUNNING_SHOWN: usize = 20;
+/// Longest probe of one sink.
+const PROBE: Duration = Duration::from_secs(10);
+
+/// A node that takes work.
+pub(crate) struct Node {
+    pub(crate) addresses: Vec<SocketAddr>,
+    store: Arc<dyn Store>,
+    groups: Groups,
+    supervisor: Supervisor,
+    cx: Context,
+    stopper: Stopper,
+    /// Stops the listeners, later than everything else: pull workers settle over them.
+    doors: Stopper,
+    grace: Duration,
+    /// Where the bound addresses are written.
+    listeners_file: PathBuf,
+}
+
+/// What a sink's probe came to.
+pub(crate) struct Probed {
+    pub(crate) group: GroupName,
+    pub(crate) result: Result<()>,
+}
+
+impl Node {
+    /// Opens the store, starts the groups and then the listeners.
+    pub(crate) async fn open(config: &Config) -> Result<Self> {
+        let clock = Clock::real();
+        let watch = clock.stopwatch();
+        let notices = Notices::default();
+        notices.listen(Log::new(clock.clone()));
+        let metrics = Metrics::listening(&notices);
+        let (stopper, stop) = service::stop();
+        let cx = Context { clock: clock.clone(), stop, notices: notices.clone() };
+        let store = tidegate_store::open(config.engine.as_str(), &config.node.data, clock, notices.clone())?;
+        match Self::start(config, cx, stopper, metrics, store.clone()).await {
+            Ok(node) => {
+                notices.emit(&Notice::NodeReady { took: watch.elapsed() });
+                Ok(node)
+            }
+            Err(fault) => {
+                if let Err(second) = store.close().await {
+                    tracing::error!("close the store: {second}");
+                }
+                Err(fault)
+            }
+        }
+    }
+
+    async fn start(
+        config: &Config,
+        cx: Context,
+        stopper: Stopper,
+        metrics: Arc<Metrics>,
+        store: Arc<dyn Store>,
+    ) -> Result<Self> {
+        for (name, stream) in &config.streams {
+            store.declare_stream(&stream.spec(name)).await.map_err(|fault| fault.within(format!("stream {name}")))?;
+        }
+        let listeners = bind(config).await?;
+        let fingerprint = ByteString::from(config.fingerprint());
+        let supervisor = Supervisor::new(cx.clone());
+        let groups = Groups::new(store.clone(), cx.clone(), supervisor.clone(), fingerprint.clone());
+        let guards = guards(config, &cx);
+        for (name, settings) in &config.groups {
+            let sink = open_sink(settings, &guards, &cx).map_err(|fault| fault.within(format!("group {name}")))?;
+            let handler = sink.map(|sink| sink as Arc<dyn Handler>);
+            let mark_claims = handler.as_ref().is_some_and(|handler| handler.in_process());
+            groups.add(&settings.spec(name, mark_claims), policy(name, settings), handler).await?;
+        }
+        // Kept by the supervisor.
+        drop(TaskRunner::start(Upkeep::new(store.clone(), UPKEEP_EVERY), &supervisor));
+        let control = Control::new(ControlParts {
+            store: store.clone(),
+            groups: groups.clone(),
+            publisher: Publisher::new(store.clone(), cx.clone()),
+            guards,
+            intakes: intakes(config),
+            cx: cx.clone(),
+            supervisor: supervisor.clone(),
+            metrics,
+            config: fingerprint,
+            tokens: tokens(config),
+            node: facts(config),
+        })?;
+        let (doors, doors_stop) = service::stop();
+        let mut addresses = Vec::new();
+        for (listener, address) in listeners {
+            cx.notices.emit(&Notice::ListenerBound { address: address.to_string() });
+            supervisor.service(Door::new(listener, address, control.router(), doors_stop.clone()));
+            addresses.push(address);
+        }
+        let listeners_file = config.node.data.join("run").join("listeners.json");
+        write_listeners(&listeners_file, config, &addresses)?;
+        let grace = config.shutdown.grace.get();
+        Ok(Self { addresses, store, groups, supervisor, cx, stopper, doors, grace, listeners_file })
+    }
+
+    /// Stops: takes no new work, lets what is held finish until the grace is over or `hurry` comes, closes the store.
+    /// Returns whether nothing had to be dropped.
+    pub(crate) async fn stop(self, hurry: impl Future<Output = ()>) -> bool {
+        self.cx.notices.emit(&Notice::NodeDraining { grace: self.grace });
+        self.stopper.drain();
+        let mut is_clean = tokio::select! {
+            () = self.groups.drained() => true,
+            () = self.cx.clock.sleep(self.grace) => false,
+            () = hurry => false,
+        };
+        let running = if is_clean { Vec::new() } else { self.groups.running() };
+        for attempt in running.iter().take(STILL_RUNNING_SHOWN) {
+            let ran_ms = u64::try_from(self.cx.clock.now().since(attempt.since).as_millis()).unwrap_or(u64::MAX);
+            let (group, event, number) = (&attempt.group, &attempt.event, attempt.attempt);
+            tracing::warn!(%group, %event, attempt = number, ran_ms, "still running and dropped; it will be tried again");
+        }
+        if !is_clean {
+            self.stopper.abort();
+        }
+        self.doors.drain();
+        let left = self.supervisor.join(JOIN).await;
+        if !left.is_empty() {
+            tracing::warn!("did not stop by itself: {}", left.join(", "));
+            self.stopper.abort();
+            self.doors.abort();
+            drop(self.supervisor.join(JOIN).await);
+        }
+        if let Err(fault) = self.store.close().await {
+            tracing::error!("close the store: {fault}");
+            is_clean = false;
+        }
+        // Nobody listens any more; a file that cannot be removed is overwritten at the next start.
+        drop(std::fs::remove_file(&self.listeners_file));
+        self.cx.notices.emit(&Notice::NodeStopped { clean: is_clean, still_running: running.len() as u64 });
+        is_clean
+    }
+}
+
+async fn bind(config: &Config) -> Result<Vec<(TcpListener, SocketAddr)>> {
+    let mut listeners = Vec::new();
+    for listener in &config.listeners {
+        let fault = |error: std::io::Error| {
+            let note = format!("listen on {}: {error}", listener.bind);
+            Fault::unavailable(Origin::Tidegate, note)
+        };
+        let open = TcpListener::bind(listener.bind).await.map_err(fault)?;
+        let address = open.local_addr().map_err(fault)?;
+        listeners.push((open, address));
+    }
+    Ok(listeners)
+}
+
+fn guards(config: &Config, cx: &Context) -> Vec<Arc<Guard>> {
+    let targets = config.targets.iter();
+    targets
+        .map(|(name, settings)| Guard::new(name.clone(), settings.policy(), cx.clock.clone(), cx.notices.clone()))
+        .collect()
+}
+
+fn open_sink(settings: &GroupConfig, guards: &[Arc<Guard>], cx: &Context) -> Result<Option<Arc<dyn Sink>>> {
+    let find = |target: &TargetName| guards.iter().find(|guard| guard.target() == target).cloned();
+    let guard = settings.sink.target().and_then(find);
+    settings.sink.open(SinkParts { guard, client: HttpClient::open()?, clock: cx.clock.clone() })
+}
+
+fn policy(name: &GroupName, settings: &GroupConfig) -> GroupPolicy {
+    GroupPolicy {
+        name: name.clone(),
+        stream: settings.from.clone(),
+        workers: settings.workers,
+        timeout: settings.timeout.get(),
+        lease: settings.lease.get(),
+        retry: settings.retry_policy(),
+    }
+}
+
+fn intakes(config: &Config) -> Vec<Intake> {
+    let of = |(name, source): (&tidegate_core::names::ModuleName, &SourceConfig)| match source {
+        SourceConfig::Http(http) => Intake {
+            name: name.clone(),
+            path: http.path.clone(),
+            stream: http.to.clone(),
+            defaults: PlainDefaults {
+                source: Some(http.defaults.source.clone().unwrap_or_else(|| http.path.clone()).into()),
+                kind: http.defaults.kind.clone().map(Into::into),
+                subject: http.defaults.subject.clone().map(Into::into),
+            },
+        },
+    };
+    config.sources.iter().map(of).collect()
+}
+
+fn tokens(config: &Config) -> Tokens {
+    let role = |role| match role {
+        config::Role::Viewer => Role::Viewer,
+        config::Role::Operator => Role::Operator,
+        config::Role::Admin => Role::Admin,
+    };
+    let tokens = config.tokens.iter();
+    Tokens::new(tokens.map(|token| Token::from_hash(token.name.clone(), role(token.role), token.hash.0)).collect())
+}
+
+fn facts(config: &Config) -> NodeFacts {
+    NodeFacts {
+        name: config.node.name.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        environment: Some(config.node.environment.clone()),
+    }
+}
+
+/// Writes which addresses are bound: with port 0 nobody knows them otherwise.
+fn write_listeners(file: &Path, config: &Config, addresses: &[SocketAddr]) -> Result<()> {
+    let pairs = config.listeners.iter().zip(addresses);
+    let listeners: Vec<_> = pairs
+        .map(|(listener, address)| json!({ "bind": listener.bind.to_string(), "address": address.to_string() }))
+        .collect();
+    let document = json!({ "pid": std::process::id(), "listeners": listeners });
+    let write = || -> std::io::Result<()> {
+        let directory = file.parent().unwrap_or(Path::new("."));
+        std::fs::create_dir_all(directory)?;
+        // Renamed into place, so that nobody reads half of it.
+        let fresh = file.with_extension("json.new");
+        let mut out = std::fs::File::create(&fresh)?;
+        writeln!(out, "{document:#}")?;
+        drop(out);
+        std::fs::rename(&fresh, file)
+    };
+    write().map_err(|error| {
+        let note = format!("write {}: {error}", file.display());
+        Fault::new(FaultKind::Unavailable, Origin::Tidegate, Retry::Later, note)
+    })
+}
+
+/// Tries to reach what every sink needs, without starting anything.
+pub(crate) async fn probe(config: &Config) -> Result<Vec<Probed>> {
+    let (stopper, stop) = service::stop();
+    let cx = Context { clock: Clock::real(), stop, notices: Notices::default() };
+    let guards = guards(config, &cx);
+    let mut probed = Vec::new();
+    for (group, settings) in &config.groups {
+        let Some(sink) = open_sink(settings, &guards, &cx)? else { continue };
+        let result = tokio::select! {
+            result = sink.probe(&cx) => result,
+            () = cx.clock.sleep(PROBE) => {
+                let note = format!("no answer within {PROBE:?}");
+                Err(Fault::unavailable(Origin::Tidegate, note))
+            }
+        };
+        probed.push(Probed { group: group.clone(), result });
+    }
+    drop(stopper);
+    Ok(probed)
+}

@@ -1,0 +1,12 @@
+//! The program from outside: real processes, real sockets, real files.
+
+#![expect(clippy::unwrap_used, reason = "what a test sets up must work")]
+
+mod check;
+mod cli;
+mod deliver;
+mod dlq;
+mod generated;
+mod node;
+mod receiver;
+mod stop;
