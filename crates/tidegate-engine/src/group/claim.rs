@@ -52,6 +52,7 @@ impl Service for Claimer {
     async fn run(&self, _cx: Context) -> Result<()> {
         let mut desired = self.group.desired.subscribe();
         let mut gate = self.group.guard.as_ref().map(|guard| guard.changes());
+        let mut idle = Idle::default();
         loop {
             self.pulse.beat();
             // What changes from here on is seen by the waits below.
@@ -61,8 +62,8 @@ impl Service for Claimer {
             }
             match self.group.room() {
                 Room::Stop => break,
-                Room::Batches(free) => self.claim(free, free.saturating_mul(self.group.batch_max)).await?,
-                Room::Probe => self.claim(1, 1).await?,
+                Room::Batches(free) => self.claim(free, free.saturating_mul(self.group.batch_max), &mut idle).await?,
+                Room::Probe => self.claim(1, 1, &mut idle).await?,
                 Room::Wait(until) => {
                     let gate_changed = async {
                         match &mut gate {
@@ -123,9 +124,35 @@ impl Group {
 /// Settlements that may always be on their way, however few the workers.
 const UNSETTLED_MIN: usize = 64;
 
+/// Waiting for work. Hints may lie: when they say again and again that there is work and there is none, the next look
+/// comes later, so that a wrong hint costs little.
+#[derive(Debug, Default)]
+pub(super) struct Idle {
+    in_vain: u32,
+}
+
+impl Idle {
+    pub(super) fn found(&mut self) {
+        self.in_vain = 0;
+    }
+
+    /// Waits until there may be work, at the latest at `until`.
+    pub(super) async fn wait(&mut self, group: &Group, until: Timestamp) {
+        if self.in_vain > 0 {
+            let pause = IN_VAIN_FIRST * 2_u32.saturating_pow(self.in_vain.min(10) - 1);
+            group.cx.clock.sleep(pause.min(until.since(group.cx.clock.now()))).await;
+        }
+        group.store.wait(&group.name, until).await;
+        self.in_vain = if group.cx.clock.now() < until { self.in_vain.saturating_add(1) } else { 0 };
+    }
+}
+
+/// Wait after the second look in vain; doubles with each further one, up to half a second.
+const IN_VAIN_FIRST: Duration = Duration::from_millis(1);
+
 impl Claimer {
     /// Claims once; waits for work when there is none.
-    async fn claim(&self, batches: usize, max: usize) -> Result<()> {
+    async fn claim(&self, batches: usize, max: usize, idle: &mut Idle) -> Result<()> {
         let group = &*self.group;
         let claiming = group.flight.claiming();
         // The stop is looked at after the claim is counted: a stop that counts nothing held can trust that.
@@ -139,6 +166,7 @@ impl Claimer {
         if !claimed.deliveries.is_empty() {
             let lease_until = now.plus(group.policy.lease);
             let deliveries = std::mem::take(&mut claimed.deliveries);
+            idle.found();
             self.dispatch(deliveries, batches, lease_until);
             return Ok(());
         }
@@ -147,7 +175,7 @@ impl Claimer {
         let look = group.cx.clock.now().plus(every);
         let until = claimed.next_due.map_or(look, |due| due.min(look));
         tokio::select! {
-            () = group.store.wait(&group.name, until) => {}
+            () = idle.wait(group, until) => {}
             () = group.cx.stop.draining() => {}
         }
         Ok(())

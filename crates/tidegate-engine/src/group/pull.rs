@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 
 use super::{
     Group, Running,
+    claim::Idle,
     judge::{Ended, Returned, Subject, announce, judge, report},
 };
 
@@ -86,6 +87,7 @@ impl Group {
         }
         let until = self.cx.clock.now().plus(wait.min(limits::CLAIM_WAIT_MAX));
         let mut desired = self.desired.subscribe();
+        let mut idle = Idle::default();
         loop {
             let paused = desired.borrow_and_update().paused.is_some();
             let mut next_due = None;
@@ -109,7 +111,7 @@ impl Group {
                 if paused {
                     self.cx.clock.sleep_until(until).await;
                 } else {
-                    self.store.wait(&self.name, look).await;
+                    idle.wait(self, look).await;
                 }
             };
             tokio::select! {

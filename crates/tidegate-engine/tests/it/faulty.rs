@@ -1,0 +1,187 @@
+//! The memory engine of the tests, and a wrapper around it that fails when it is told to.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use async_trait::async_trait;
+use bytestring::ByteString;
+use parking_lot::Mutex;
+use tidegate_core::{
+    clock::{Clock, Timestamp},
+    delivery::{LeaseToken, Position, SettleStatus, Settled},
+    event::Event,
+    fault::{Fault, Origin, Result},
+    names::{GroupName, StreamName},
+    notice::Notices,
+    store::*,
+};
+use tidegate_store::{
+    disk::MemoryDisk,
+    embedded::{Embedded, EmbeddedOptions},
+};
+
+/// What a store leaves when it is closed.
+pub(crate) type Disk = MemoryDisk;
+
+/// Opens the engine without threads: what waits on a thread would let virtual time run away.
+pub(crate) fn open(disk: &Disk, clock: &Clock, notices: &Notices) -> Arc<dyn Store> {
+    let options = EmbeddedOptions {
+        disk: Arc::new(disk.clone()),
+        clock: clock.clone(),
+        notices: notices.clone(),
+        threads: false,
+        spares: 0,
+        ..EmbeddedOptions::new("/memory")
+    };
+    Embedded::open(options).unwrap()
+}
+
+/// What fails now. Cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct Faulty(Arc<Switches>);
+
+#[derive(Default)]
+struct Switches {
+    claim: AtomicBool,
+    extend: AtomicBool,
+    settle: Mutex<Option<Fault>>,
+}
+
+struct Wrapped {
+    inner: Arc<dyn Store>,
+    faulty: Faulty,
+}
+
+fn away() -> Fault {
+    Fault::unavailable(Origin::Store, "disk is away")
+}
+
+impl Faulty {
+    pub(crate) fn wrap(&self, inner: Arc<dyn Store>) -> Arc<dyn Store> {
+        Arc::new(Wrapped { inner, faulty: self.clone() })
+    }
+
+    pub(crate) fn fail_claim(&self, fail: bool) {
+        self.0.claim.store(fail, Ordering::SeqCst);
+    }
+
+    pub(crate) fn fail_extend(&self, fail: bool) {
+        self.0.extend.store(fail, Ordering::SeqCst);
+    }
+
+    pub(crate) fn fail_settle(&self, fault: Option<Fault>) {
+        *self.0.settle.lock() = fault;
+    }
+}
+
+#[async_trait]
+impl Broker for Wrapped {
+    fn promises(&self) -> Promises {
+        self.inner.promises()
+    }
+
+    async fn declare_stream(&self, spec: &StreamSpec) -> Result<()> {
+        self.inner.declare_stream(spec).await
+    }
+
+    async fn declare_group(&self, spec: &GroupSpec) -> Result<()> {
+        self.inner.declare_group(spec).await
+    }
+
+    async fn remove_group(&self, group: &GroupName) -> Result<()> {
+        self.inner.remove_group(group).await
+    }
+
+    async fn append(&self, stream: &StreamName, events: Vec<Event>) -> Result<Vec<Appended>> {
+        self.inner.append(stream, events).await
+    }
+
+    async fn read(&self, stream: &StreamName, from: Position, max: usize) -> Result<Page<Stored>> {
+        self.inner.read(stream, from, max).await
+    }
+
+    async fn claim(&self, ask: &Claim) -> Result<Claimed> {
+        if self.faulty.0.claim.load(Ordering::SeqCst) { Err(away()) } else { self.inner.claim(ask).await }
+    }
+
+    async fn extend(&self, tokens: &[LeaseToken], until: Timestamp) -> Result<Vec<bool>> {
+        if self.faulty.0.extend.load(Ordering::SeqCst) { Err(away()) } else { self.inner.extend(tokens, until).await }
+    }
+
+    async fn settle(&self, settled: Vec<Settled>) -> Result<Vec<SettleStatus>> {
+        let fault = self.faulty.0.settle.lock().clone();
+        match fault {
+            Some(fault) => Err(fault),
+            None => self.inner.settle(settled).await,
+        }
+    }
+
+    async fn wait(&self, group: &GroupName, until: Timestamp) {
+        self.inner.wait(group, until).await;
+    }
+
+    async fn streams(&self) -> Result<Vec<StreamStatus>> {
+        self.inner.streams().await
+    }
+
+    async fn groups(&self) -> Result<Vec<GroupStatus>> {
+        self.inner.groups().await
+    }
+
+    async fn group(&self, group: &GroupName) -> Result<GroupStatus> {
+        self.inner.group(group).await
+    }
+
+    async fn dead_letters(&self, stream: &StreamName, query: &DeadQuery) -> Result<Page<DeadLetter>> {
+        self.inner.dead_letters(stream, query).await
+    }
+
+    async fn dead_letter(&self, stream: &StreamName, id: Position) -> Result<DeadLetter> {
+        self.inner.dead_letter(stream, id).await
+    }
+
+    async fn move_dead(&self, step: &DeadStep) -> Result<Vec<DeadStepStatus>> {
+        self.inner.move_dead(step).await
+    }
+
+    async fn dead_report(&self, stream: &StreamName, since: Timestamp) -> Result<DeadReport> {
+        self.inner.dead_report(stream, since).await
+    }
+
+    async fn put_state(&self, key: &str, value: Option<&[u8]>) -> Result<()> {
+        self.inner.put_state(key, value).await
+    }
+
+    async fn states(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>> {
+        self.inner.states(prefix).await
+    }
+
+    async fn upkeep(&self) -> Result<()> {
+        self.inner.upkeep().await
+    }
+
+    fn status(&self) -> StoreStatus {
+        self.inner.status()
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.inner.close().await
+    }
+}
+
+#[async_trait]
+impl Ledger for Wrapped {
+    async fn done(&self, group: &GroupName, events: &[(ByteString, ByteString)]) -> Result<Vec<bool>> {
+        self.inner.done(group, events).await
+    }
+
+    async fn forget(&self, group: &GroupName, source: &str, id: &str) -> Result<bool> {
+        self.inner.forget(group, source, id).await
+    }
+
+    async fn ledger_status(&self, group: &GroupName) -> Result<LedgerStatus> {
+        self.inner.ledger_status(group).await
+    }
+}
