@@ -11,6 +11,7 @@ mod checkpoint;
 mod claim;
 mod commit;
 mod dead;
+mod desk;
 mod frame;
 mod group;
 mod journal;
@@ -18,8 +19,10 @@ mod open;
 mod scan;
 mod seen;
 mod segment;
+mod settle;
 mod state;
 mod stats;
+mod status;
 mod stream;
 mod upkeep;
 

@@ -59,6 +59,7 @@ pub(crate) fn read_attempts(read: &mut Reader) -> Result<Vec<Attempt>> {
 
 const FOR_GROUP: u8 = 1;
 const HAS_PAST: u8 = 2;
+const FORCED: u8 = 4;
 
 /// What stands before the event in an `Append` record.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -70,6 +71,8 @@ pub(crate) struct AppendHead {
     pub(crate) for_group: Option<u32>,
     /// Attempts of an earlier life.
     pub(crate) past: Vec<Attempt>,
+    /// To be processed even if the ledger knows it.
+    pub(crate) forced: bool,
 }
 
 impl AppendHead {
@@ -77,8 +80,13 @@ impl AppendHead {
         put_number(out, u64::from(self.stream));
         put_number(out, self.seq);
         put_time(out, self.accepted_at);
-        let flags =
-            if self.for_group.is_some() { FOR_GROUP } else { 0 } | if self.past.is_empty() { 0 } else { HAS_PAST };
+        let mut flags = if self.forced { FORCED } else { 0 };
+        if self.for_group.is_some() {
+            flags |= FOR_GROUP;
+        }
+        if !self.past.is_empty() {
+            flags |= HAS_PAST;
+        }
         out.push(flags);
         if let Some(group) = self.for_group {
             put_number(out, u64::from(group));
@@ -94,7 +102,7 @@ impl AppendHead {
         let [flags] = read.array()?;
         let for_group = if flags & FOR_GROUP == 0 { None } else { Some(small(read)?) };
         let past = if flags & HAS_PAST == 0 { Vec::new() } else { read_attempts(read)? };
-        Ok(Self { stream, seq, accepted_at, for_group, past })
+        Ok(Self { stream, seq, accepted_at, for_group, past, forced: flags & FORCED != 0 })
     }
 }
 
@@ -349,6 +357,7 @@ mod tests {
             accepted_at: Timestamp::from_millis(9),
             for_group: Some(4),
             past: vec![attempt()],
+            forced: true,
         };
         let mut out = Vec::new();
         append.encode(&mut out);

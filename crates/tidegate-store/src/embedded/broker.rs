@@ -7,29 +7,27 @@ use std::{
 };
 
 use async_trait::async_trait;
-use bytestring::ByteString;
 use tidegate_core::{
     clock::Timestamp,
     delivery::{LeaseToken, Position, SettleStatus, Settled, Settlement},
     event::Event,
-    fault::{Fault, FaultKind, Result},
+    fault::{Fault, FaultKind, Origin, Result, Retry},
     limits,
     names::{GroupName, StreamName},
     store::{
-        Appended, Broker, Claim, Claimed, DeadAction, DeadLetter, DeadQuery, DeadReport, DeadState, DeadStep,
-        DeadStepStatus, Durability, GroupSpec, GroupStatus, Ledger, LedgerStatus, Page, Promises, Start, StoreStatus,
-        Stored, StreamSpec, StreamStatus,
+        Appended, Broker, Claim, Claimed, DeadLetter, DeadQuery, DeadReport, DeadStep, DeadStepStatus, Durability,
+        GroupSpec, GroupStatus, Page, Promises, Start, StoreStatus, Stored, StreamSpec, StreamStatus,
     },
 };
 use tokio::sync::oneshot;
 
 use super::{
-    Embedded,
-    body::{self, AppendHead, DeadHead, DeadMove, How, Settle},
-    claim::{Aside, Claiming, event_bytes, stored},
+    Embedded, body,
+    claim::{Aside, Claiming, stored},
     commit::{Item, Step},
     frame::Kind,
     group::{Group, GroupDecl, State as EntryState},
+    settle::push_event,
     stream::{Stream, StreamDecl},
     upkeep::{closed, sizes},
 };
@@ -39,7 +37,7 @@ const DEAD_KEEP: Duration = Duration::from_secs(7 * 24 * 3600);
 
 impl Embedded {
     /// Hands a step to the committer and waits until it is durable.
-    async fn commit(&self, mut step: Step) -> Result<Vec<Appended>> {
+    pub(crate) async fn commit(&self, mut step: Step) -> Result<Vec<Appended>> {
         let (answer, wait) = oneshot::channel();
         step.answer = Some(answer);
         self.queue.push(step)?;
@@ -60,7 +58,7 @@ impl Embedded {
         }
     }
 
-    fn raw(&self, kind: Kind, body: Vec<u8>) -> Step {
+    pub(crate) fn raw(&self, kind: Kind, body: Vec<u8>) -> Step {
         let mut step = Step::new(Durability::Sync);
         step.items.push(Item::Raw(kind, body));
         step
@@ -105,11 +103,12 @@ impl Embedded {
         Ok(())
     }
 
-    fn write_aside(&self, group: &Group, aside: Aside) -> Option<Step> {
+    fn write_aside(&self, group: &Arc<Group>, aside: Aside) -> Option<Step> {
         if aside.is_empty() {
             return None;
         }
         let mut step = Step::new(group.stream.spec.read().durability);
+        step.staged.extend(aside.settles.iter().map(|settle| (Arc::clone(group), settle.seq, None)));
         step.items.extend(aside.settles.into_iter().map(Item::Settle));
         for (from, to) in aside.lost {
             let place = format!("stream {} group {}", group.stream.name, group.name);
@@ -126,190 +125,6 @@ impl Embedded {
         }
         Some(step)
     }
-
-    /// Checks the lease of one settlement and prepares what is written for it. None when the lease is lost.
-    fn stage(&self, group: &Group, settled: &Settled, step: &mut Step) -> Result<bool> {
-        let seq = settled.token.position.low;
-        let mark_claims = group.spec.read().mark_claims;
-        let mut inner = group.inner.lock();
-        let leased = inner.entries.get(&seq).is_some_and(
-            |entry| matches!(entry.state, EntryState::Leased { epoch, .. } if epoch == settled.token.epoch),
-        );
-        if !leased || settled.token.owner != self.state.owner {
-            inner.leases_lost += 1;
-            return Ok(false);
-        }
-        let now = self.state.clock.now();
-        let Some(entry) = inner.entries.get(&seq) else { return Ok(false) };
-        let how = match &settled.settlement {
-            Settlement::Done(outputs) => {
-                for (name, event) in outputs {
-                    event.check()?;
-                    let stream = self.state.stream(name)?;
-                    push_event(step, &stream, event, self.state.key.of(&event.source, &event.id));
-                }
-                let ledger = inner.ledger.is_some().then_some(entry.fingerprint);
-                Some(How::Done { at: now, ledger })
-            }
-            Settlement::Release if mark_claims => {
-                let (attempts, crashes, key) = (entry.attempts, entry.crashes, entry.key);
-                Some(How::Retry { at: now, attempts, crashes, key, attempt: None })
-            }
-            Settlement::Release => None,
-            Settlement::RetryAt { at, attempts, crashes } => Some(How::Retry {
-                at: *at,
-                attempts: *attempts,
-                crashes: *crashes,
-                key: entry.key,
-                attempt: settled.attempt.clone(),
-            }),
-            Settlement::Bury { failure, config } => {
-                let found = group.stream.read_one(seq, entry.at, &self.state.reader, &self.state.open)?;
-                let mut attempts = entry.attempts_made();
-                attempts.extend(settled.attempt.clone());
-                if attempts.len() > limits::HISTORY_MAX {
-                    attempts.drain(..attempts.len() - limits::HISTORY_MAX);
-                }
-                let head = DeadHead {
-                    stream: 0,
-                    seq: 0,
-                    failed_at: now,
-                    group: group.id,
-                    origin: group.stream.id,
-                    origin_seq: seq,
-                    class: failure.class,
-                    message: failure.message.as_str().into(),
-                    config: config.clone(),
-                    attempts,
-                };
-                let stream = self.state.dead_stream(&group.stream.name)?;
-                step.items.push(Item::Dead { stream, head: Box::new(head), event: event_bytes(&found)? });
-                inner.change(seq, EntryState::Settling);
-                return Ok(true);
-            }
-        };
-        match how {
-            Some(how) => {
-                inner.change(seq, EntryState::Settling);
-                step.items.push(Item::Settle(Settle { group: group.id, seq, how }));
-            }
-            None => {
-                let fingerprint = entry.fingerprint;
-                if inner.busy.get(&fingerprint) == Some(&seq) {
-                    inner.busy.remove(&fingerprint);
-                }
-                inner.change(seq, EntryState::Ready);
-            }
-        }
-        Ok(true)
-    }
-
-    fn group_by_id(&self, id: u32) -> Option<Arc<Group>> {
-        self.state.registry.read().groups.get(&id).map(Arc::clone)
-    }
-
-    fn load_dead(&self, stream: &Stream, seq: u64) -> Result<DeadLetter> {
-        let missing = || Fault::missing(format!("there is no dead letter {seq} in {:?}", stream.name.as_str()));
-        let entry = {
-            let inner = stream.inner.lock();
-            inner.dead.as_ref().and_then(|dead| dead.entries.get(&seq)).cloned().ok_or_else(missing)?
-        };
-        let found = stream.read_one(seq, entry.at, &self.state.reader, &self.state.open)?;
-        let mut read = tidegate_core::event::Reader { bytes: found.body.clone() };
-        let head = DeadHead::read(&mut read)?;
-        let group = self.group_by_id(entry.group).map(|group| group.name.clone());
-        Ok(DeadLetter {
-            id: Position::number(seq),
-            stream: self.state.stream_name(entry.origin).unwrap_or_else(|| stream.name.origin()),
-            group: group.map_or_else(|| GroupName::new("removed"), Ok)?,
-            position: Position::number(entry.origin_seq),
-            state: entry.state,
-            event: Event::decode(read.bytes)?,
-            class: entry.class,
-            message: head.message,
-            signature: ByteString::from(&*entry.signature),
-            attempts: head.attempts,
-            failed_at: head.failed_at,
-            config: head.config,
-            changed: entry.changed.map(|changed| *changed),
-        })
-    }
-
-    /// Marks entries as moving and returns what may be moved; the rest is told why not.
-    fn stage_dead(&self, stream: &Stream, step: &DeadStep) -> Vec<Result<u64, DeadStepStatus>> {
-        let mut inner = stream.inner.lock();
-        let Some(dead) = &mut inner.dead else { return Vec::new() };
-        let mut staged = Vec::with_capacity(step.ids.len());
-        for id in &step.ids {
-            let Some(entry) = dead.entries.get_mut(&id.low).filter(|_| id.high == 0) else {
-                staged.push(Err(DeadStepStatus::Missing));
-                continue;
-            };
-            let forced = matches!(step.action, DeadAction::Reprocess { force: true, .. });
-            let allowed = match entry.state {
-                DeadState::Parked => true,
-                DeadState::Reprocessed | DeadState::Resolved | DeadState::Discarded | DeadState::Expired => forced,
-            };
-            if allowed && !entry.moving {
-                entry.moving = true;
-                staged.push(Ok(id.low));
-            } else {
-                staged.push(Err(DeadStepStatus::Refused(if entry.moving {
-                    DeadState::Reprocessed
-                } else {
-                    entry.state
-                })));
-            }
-        }
-        staged
-    }
-
-    fn unstage_dead(&self, stream: &Stream, seqs: &[u64]) {
-        let mut inner = stream.inner.lock();
-        if let Some(dead) = &mut inner.dead {
-            for seq in seqs {
-                if let Some(entry) = dead.entries.get_mut(seq) {
-                    entry.moving = false;
-                }
-            }
-        }
-    }
-
-    /// Prepares the move of one staged dead letter.
-    fn prepare_dead(&self, stream: &Stream, seq: u64, action: &DeadAction, step: &mut Step) -> Result<u64> {
-        let DeadAction::Reprocess { edited, .. } = action else { return Ok(0) };
-        let letter = self.load_dead(stream, seq)?;
-        let origin = self.state.stream(&letter.stream)?;
-        let group = self.state.group(&letter.group)?;
-        let event = match edited {
-            None => &letter.event,
-            Some(edited) => {
-                if edited.id != letter.event.id || edited.source != letter.event.source {
-                    return Err(Fault::invalid("an edited event must keep its id and source"));
-                }
-                edited.check()?;
-                edited
-            }
-        };
-        let start = step.arena.len() as u32;
-        event.encode(&mut step.arena);
-        let head = AppendHead { for_group: Some(group.id), past: letter.attempts, ..AppendHead::default() };
-        step.items.push(Item::Append {
-            stream: origin,
-            start,
-            end: step.arena.len() as u32,
-            fingerprint: 0,
-            redriven: Some(Box::new(head)),
-        });
-        Ok(step.items.len() as u64)
-    }
-}
-
-fn push_event(step: &mut Step, stream: &Arc<Stream>, event: &Event, fingerprint: u128) {
-    let start = step.arena.len() as u32;
-    event.encode(&mut step.arena);
-    let end = step.arena.len() as u32;
-    step.items.push(Item::Append { stream: Arc::clone(stream), start, end, fingerprint, redriven: None });
 }
 
 fn only_numbers(position: Position) -> Result<u64> {
@@ -368,7 +183,7 @@ impl Broker for Embedded {
                     )));
                 }
                 Some(group) => {
-                    let known = group.decl(group.inner.lock().start);
+                    let known = group.decl(group.start);
                     let wanted = wanted_decl(&known, spec);
                     if known == wanted {
                         return Ok(());
@@ -409,12 +224,7 @@ impl Broker for Embedded {
         if events.len() > limits::BATCH_EVENTS_MAX {
             let note =
                 format!("{} events at once are more than the limit of {}", events.len(), limits::BATCH_EVENTS_MAX);
-            return Err(Fault::new(
-                FaultKind::Limited,
-                tidegate_core::fault::Origin::Caller,
-                tidegate_core::fault::Retry::Never,
-                note,
-            ));
+            return Err(Fault::new(FaultKind::Limited, Origin::Caller, Retry::Never, note));
         }
         self.state.check_failed()?;
         self.refuse_backlog(&stream, events.len())?;
@@ -503,11 +313,13 @@ impl Broker for Embedded {
 
     async fn settle(&self, settled: Vec<Settled>) -> Result<Vec<SettleStatus>> {
         self.state.check_failed()?;
+        let outputs = self.check_outputs(&settled)?;
         let mut statuses = Vec::with_capacity(settled.len());
         let mut step = Step::new(Durability::Os);
         let mut released: Vec<Arc<Group>> = Vec::new();
         let mut group: Option<Arc<Group>> = None;
         let mut waits = Vec::new();
+        let mut size = 0;
         for one in &settled {
             if group.as_ref().is_none_or(|group| group.id != one.token.group) {
                 group = self.group_by_id(one.token.group);
@@ -516,19 +328,22 @@ impl Broker for Embedded {
                 statuses.push(SettleStatus::LeaseLost);
                 continue;
             };
-            if group.stream.spec.read().durability == Durability::Sync {
-                step.durability = Durability::Sync;
+            if step.durability != Durability::Sync {
+                step.durability = group.stream.spec.read().durability;
             }
-            let held = self.stage(group, one, &mut step)?;
+            // What cannot be read now stays lent; its lease runs out and it is tried again.
+            let held = self.stage(group, one, &outputs, &mut step).unwrap_or(false);
             statuses.push(if held { SettleStatus::Settled } else { SettleStatus::LeaseLost });
             if held && one.settlement == Settlement::Release && !released.iter().any(|other| other.id == group.id) {
                 released.push(Arc::clone(group));
             }
-            if step.bytes() > limits::COMMIT_BYTES_MAX {
-                let full = std::mem::replace(&mut step, Step::new(Durability::Sync));
+            size += step.items.last().map_or(0, Item::bytes);
+            if size + step.arena.len() > limits::COMMIT_BYTES_MAX {
                 let (answer, wait) = oneshot::channel();
-                self.queue.push(Step { answer: Some(answer), ..full })?;
+                let next = Step::new(step.durability);
+                self.queue.push(Step { answer: Some(answer), ..std::mem::replace(&mut step, next) })?;
                 waits.push(wait);
+                size = 0;
             }
         }
         for group in released {
@@ -687,116 +502,6 @@ impl Broker for Embedded {
     }
 }
 
-impl Embedded {
-    /// Moves as many staged entries as fit one commit; returns where it stopped and what became of each.
-    async fn move_some(
-        &self,
-        stream: &Arc<Stream>,
-        step: &DeadStep,
-        staged: &[Result<u64, DeadStepStatus>],
-        from: usize,
-    ) -> Result<(usize, Vec<DeadStepStatus>)> {
-        let state = match step.action {
-            DeadAction::Reprocess { .. } => DeadState::Reprocessed,
-            DeadAction::Resolve => DeadState::Resolved,
-            DeadAction::Discard => DeadState::Discarded,
-        };
-        let mut commit = Step::new(Durability::Sync);
-        let mut entries = Vec::new();
-        let mut end = from;
-        for one in staged.iter().skip(from) {
-            if let Ok(seq) = one {
-                let went = self.prepare_dead(stream, *seq, &step.action, &mut commit)?;
-                entries.push((*seq, went));
-            }
-            end += 1;
-            if commit.bytes() > limits::COMMIT_BYTES_MAX {
-                break;
-            }
-        }
-        let mut appended = Vec::new();
-        if !entries.is_empty() {
-            commit.items.push(Item::DeadMove(Box::new(DeadMove {
-                stream: stream.id,
-                state,
-                at: self.state.clock.now(),
-                by: step.by.clone(),
-                note: step.note.clone(),
-                entries,
-            })));
-            appended = self.commit(commit).await?;
-        }
-        let mut appended = appended.into_iter().map(|appended| appended.position);
-        let became = staged.iter().take(end).skip(from).map(|one| match one {
-            Ok(_) => DeadStepStatus::Moved(appended.next()),
-            Err(status) => *status,
-        });
-        Ok((end, became.collect()))
-    }
-
-    fn stream_status(&self, stream: &Stream) -> StreamStatus {
-        let inner = stream.inner.lock();
-        let (first, last) = (stream.first(), stream.last());
-        let (kept, from) = match &inner.dead {
-            Some(dead) => (dead.entries.len() as u64, dead.entries.first_key_value().map_or(last + 1, |(seq, _)| *seq)),
-            None => ((last + 1).saturating_sub(first), first),
-        };
-        let mut bytes = 0;
-        for number in inner.segments.values() {
-            let Some(segment) = self.state.reader.segment(*number) else { continue };
-            let span = |footer: &super::segment::Footer| {
-                footer.find(stream.id).filter(|span| span.last >= from).map(|span| span.bytes)
-            };
-            let open = self.state.open.0.read();
-            bytes +=
-                if open.0 == *number { span(&open.1.lock()) } else { segment.footer.get().and_then(span) }.unwrap_or(0);
-        }
-        StreamStatus {
-            name: stream.name.clone(),
-            first: (kept > 0).then_some(Position::number(from)),
-            last: (last > 0).then_some(Position::number(last)),
-            count: kept,
-            bytes,
-            accepted: last,
-            duplicates: stream.duplicates.load(Ordering::Relaxed),
-            quarantined: inner.quarantined,
-            groups: stream.groups.read().iter().map(|group| group.name.clone()).collect(),
-        }
-    }
-
-    fn group_status(&self, group: &Group) -> Result<GroupStatus> {
-        let now = self.state.clock.now();
-        let inner = group.inner.lock();
-        let last = group.stream.last();
-        let unseen = (last + 1).saturating_sub(inner.cursor);
-        let due = inner.due.range(..=(now, u64::MAX)).count() as u64;
-        let oldest_ready = inner.ready.first().and_then(|seq| Some((*seq, inner.entries.get(seq)?.at)));
-        let oldest = oldest_ready.or((unseen > 0).then_some((inner.cursor, super::segment::Lsn::default())));
-        let status = GroupStatus {
-            name: group.name.clone(),
-            stream: group.stream.name.clone(),
-            accepted: (last + 1).saturating_sub(inner.start),
-            done: inner.counts.done,
-            duplicates: inner.counts.duplicates,
-            waiting: unseen + inner.ready.len() as u64 + inner.blocked as u64 + due,
-            scheduled: inner.due.len() as u64 - due,
-            in_flight: inner.in_flight,
-            dead: inner.counts.dead,
-            expired: inner.counts.expired,
-            dropped: inner.counts.dropped,
-            oldest_waiting: None,
-            blocked_keys: inner.keys.values().filter(|key| !key.queue.is_empty()).count() as u64,
-            leases_lost: inner.leases_lost,
-        };
-        drop(inner);
-        let accepted_at = oldest.and_then(|(seq, at)| {
-            let found = group.stream.read_one(seq, at, &self.state.reader, &self.state.open).ok()?;
-            stored(&found).ok().map(|(at, _)| at)
-        });
-        Ok(GroupStatus { oldest_waiting: accepted_at.map(|at| now.since(at)), ..status })
-    }
-}
-
 /// Returns the declaration of a known group with the settings of a new spec.
 fn wanted_decl(known: &GroupDecl, spec: &GroupSpec) -> GroupDecl {
     GroupDecl {
@@ -805,40 +510,5 @@ fn wanted_decl(known: &GroupDecl, spec: &GroupSpec) -> GroupDecl {
         ledger: spec.ledger,
         mark_claims: spec.mark_claims,
         ..known.clone()
-    }
-}
-
-#[async_trait]
-impl Ledger for Embedded {
-    async fn done(&self, group: &GroupName, events: &[(ByteString, ByteString)]) -> Result<Vec<bool>> {
-        let group = self.state.group(group)?;
-        let inner = group.inner.lock();
-        let now = self.state.clock.now();
-        let known = |(source, id): &(ByteString, ByteString)| match &inner.ledger {
-            None => Ok(false),
-            Some(seen) => Ok(seen.get(self.state.key.of(source, id), now)?.is_some()),
-        };
-        events.iter().map(known).collect()
-    }
-
-    async fn forget(&self, group: &GroupName, source: &str, id: &str) -> Result<bool> {
-        let known = self.done(group, &[(source.into(), id.into())]).await?;
-        if known != [true] {
-            return Ok(false);
-        }
-        let group = self.state.group(group)?;
-        let mut body = Vec::new();
-        body::put_forget(&mut body, group.id, self.state.key.of(source, id), self.state.clock.now());
-        self.commit(self.raw(Kind::Forget, body)).await.map(|_| true)
-    }
-
-    async fn ledger_status(&self, group: &GroupName) -> Result<LedgerStatus> {
-        let group = self.state.group(group)?;
-        let inner = group.inner.lock();
-        Ok(inner.ledger.as_ref().map_or_else(LedgerStatus::default, |seen| LedgerStatus {
-            entries: seen.len(),
-            disk_bytes: seen.disk_bytes(),
-            memory_bytes: seen.memory_bytes(),
-        }))
     }
 }

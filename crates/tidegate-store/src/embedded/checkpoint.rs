@@ -64,6 +64,13 @@ pub(crate) fn take(state: &State) -> Image {
 }
 
 impl Image {
+    /// Returns the newest place that it takes for applied.
+    pub(crate) fn applied(&self) -> Lsn {
+        let streams = self.streams.iter().map(|stream| stream.applied);
+        let groups = self.groups.iter().map(|group| group.applied);
+        streams.chain(groups).chain([self.from, self.registry_applied]).max().unwrap_or_default()
+    }
+
     /// Returns the run files that it names.
     pub(crate) fn runs(&self) -> impl Iterator<Item = u64> + '_ {
         let dedupe = self.streams.iter().filter_map(|stream| stream.dedupe.as_ref());

@@ -59,6 +59,7 @@ struct Parsed {
     accepted_at: Timestamp,
     for_group: Option<u32>,
     past: Vec<Attempt>,
+    forced: bool,
 }
 
 impl Claiming<'_> {
@@ -220,8 +221,8 @@ impl Claiming<'_> {
             return Some(How::NotMine);
         }
         // A ledger that cannot be read must not stop the group: the effect may be repeated, and the store says so.
-        let known =
-            self.inner.ledger.as_ref().is_some_and(|seen| matches!(seen.get(fingerprint, self.now), Ok(Some(_))));
+        let known = !parsed.forced
+            && self.inner.ledger.as_ref().is_some_and(|seen| matches!(seen.get(fingerprint, self.now), Ok(Some(_))));
         if known {
             self.out.duplicates += 1;
             return Some(How::Duplicate);
@@ -292,13 +293,13 @@ fn instant(event: &Event, name: &str) -> Option<Timestamp> {
 
 fn parse(found: &Found) -> Result<Parsed> {
     let mut read = Reader { bytes: found.body.clone() };
-    let (accepted_at, for_group, past) = if found.kind == Kind::Dead {
-        (DeadHead::read(&mut read)?.failed_at, None, Vec::new())
+    let head = if found.kind == Kind::Dead {
+        AppendHead { accepted_at: DeadHead::read(&mut read)?.failed_at, ..AppendHead::default() }
     } else {
-        let head = AppendHead::read(&mut read)?;
-        (head.accepted_at, head.for_group, head.past)
+        AppendHead::read(&mut read)?
     };
-    Ok(Parsed { event: Event::decode(read.bytes)?, accepted_at, for_group, past })
+    let AppendHead { accepted_at, for_group, past, forced, .. } = head;
+    Ok(Parsed { event: Event::decode(read.bytes)?, accepted_at, for_group, past, forced })
 }
 
 /// Returns the stored event behind the head of a record.

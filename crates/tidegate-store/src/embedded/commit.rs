@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 use super::{
     body::{self, AppendHead, DeadHead, DeadMove, Settle},
     frame::{self, FrameBuilder, Kind},
-    group::Group,
+    group::{Group, State as EntryState},
     journal::{Journal, is_full},
     seen::{FastMap, Mark},
     segment::Lsn,
@@ -54,6 +54,25 @@ pub(crate) enum Item {
     Raw(Kind, Vec<u8>),
 }
 
+impl Item {
+    /// Returns how many bytes it takes in the journal beside those in the arena, at most.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Append { redriven: None, .. } => 48,
+            Self::Append { redriven: Some(head), .. } => 64 + attempts_bytes(&head.past),
+            Self::Dead { head, event, .. } => {
+                128 + event.len() + head.message.len() + head.config.len() + attempts_bytes(&head.attempts)
+            }
+            Self::Settle(Settle { how: body::How::Retry { attempt, .. }, .. }) => {
+                96 + attempts_bytes(attempt.as_slice())
+            }
+            Self::Settle(_) => 64,
+            Self::DeadMove(step) => 96 + step.by.len() + step.note.len() + step.entries.len() * 20,
+            Self::Raw(_, bytes) => 16 + bytes.len(),
+        }
+    }
+}
+
 /// Items that are written all or none.
 #[derive(Debug)]
 pub(crate) struct Step {
@@ -63,33 +82,42 @@ pub(crate) struct Step {
     /// Whether it brings new events from outside: refused while the disk is full.
     pub(crate) admits: bool,
     pub(crate) answer: Option<oneshot::Sender<Result<Vec<Appended>>>>,
+    /// Deliveries that are being settled by it: group, sequence number, and the epoch of the lease to go back to.
+    pub(crate) staged: Vec<(Arc<Group>, u64, Option<u64>)>,
+    /// Bytes in the journal, at most; counted once when it is queued.
+    pub(crate) size: usize,
 }
 
 impl Step {
     pub(crate) fn new(durability: Durability) -> Self {
-        Self { items: Vec::new(), arena: Vec::new(), durability, admits: false, answer: None }
+        Self {
+            items: Vec::new(),
+            arena: Vec::new(),
+            durability,
+            admits: false,
+            answer: None,
+            staged: Vec::new(),
+            size: 0,
+        }
     }
 
     /// Returns how many bytes it takes in the journal, at most.
     pub(crate) fn bytes(&self) -> usize {
-        let extra: usize = self
-            .items
-            .iter()
-            .map(|item| match item {
-                Item::Append { redriven: None, .. } => 48,
-                Item::Append { redriven: Some(head), .. } => 64 + attempts_bytes(&head.past),
-                Item::Dead { head, event, .. } => {
-                    128 + event.len() + head.message.len() + head.config.len() + attempts_bytes(&head.attempts)
-                }
-                Item::Settle(Settle { how: body::How::Retry { attempt, .. }, .. }) => {
-                    96 + attempts_bytes(attempt.as_slice())
-                }
-                Item::Settle(_) => 64,
-                Item::DeadMove(step) => 96 + step.by.len() + step.note.len() + step.entries.len() * 20,
-                Item::Raw(_, bytes) => 16 + bytes.len(),
-            })
-            .sum();
-        self.arena.len() + extra
+        self.arena.len() + self.items.iter().map(Item::bytes).sum::<usize>()
+    }
+
+    /// Gives back deliveries whose settlement could not be written.
+    fn unstage(&self) {
+        for (group, seq, epoch) in &self.staged {
+            let mut inner = group.inner.lock();
+            let settling = inner.entries.get(seq).is_some_and(|entry| entry.state == EntryState::Settling);
+            if settling {
+                // Whoever holds the lease may try again; expired at once, it goes to somebody else otherwise.
+                let back =
+                    epoch.map_or(EntryState::Ready, |epoch| EntryState::Leased { epoch, expires: Timestamp::ZERO });
+                inner.change(*seq, back);
+            }
+        }
     }
 }
 
@@ -115,12 +143,14 @@ pub(crate) struct Queue {
 const QUEUE_BYTES_MAX: usize = 64 * limits::COMMIT_BYTES_MAX;
 
 impl Queue {
-    pub(crate) fn push(&self, step: Step) -> Result<()> {
+    pub(crate) fn push(&self, mut step: Step) -> Result<()> {
         let bytes = step.bytes();
         if bytes > limits::STEP_BYTES_MAX {
             let note = format!("a step of {bytes} bytes is larger than the limit of {} bytes", limits::STEP_BYTES_MAX);
+            step.unstage();
             return Err(Fault::new(FaultKind::Limited, Origin::Caller, Retry::Never, note));
         }
+        step.size = bytes;
         let mut waiting = self.waiting.lock();
         if waiting.closed {
             return Err(Fault::unavailable(Origin::Store, "the store is closed"));
@@ -170,7 +200,7 @@ fn cut_group(waiting: &mut Waiting) -> Vec<Step> {
     let mut bytes = 0;
     let mut count = 0;
     for step in &waiting.steps {
-        bytes += step.bytes();
+        bytes += step.size;
         if count > 0 && bytes > limits::COMMIT_BYTES_MAX {
             break;
         }
@@ -181,7 +211,7 @@ fn cut_group(waiting: &mut Waiting) -> Vec<Step> {
         return std::mem::take(&mut waiting.steps);
     }
     let taken: Vec<Step> = waiting.steps.drain(..count).collect();
-    waiting.bytes = waiting.bytes.saturating_sub(taken.iter().map(Step::bytes).sum());
+    waiting.bytes = waiting.bytes.saturating_sub(taken.iter().map(|step| step.size).sum());
     taken
 }
 
@@ -307,7 +337,7 @@ impl Committer {
 
     #[expect(clippy::type_complexity, reason = "answers in the order of the steps, and the groups to wake")]
     fn try_commit(&mut self, steps: &[Step], reserve: bool) -> Result<(Vec<Vec<Appended>>, Vec<Arc<Group>>)> {
-        let need = steps.iter().map(Step::bytes).sum::<usize>() + frame::START_LEN + frame::END_LEN;
+        let need = steps.iter().map(|step| step.size).sum::<usize>() + frame::START_LEN + frame::END_LEN;
         let watch = self.state.clock.stopwatch();
         if !self.journal.fits(need) {
             self.roll(reserve)?;
@@ -535,6 +565,7 @@ fn known(stream: &Stream, fingerprint: Fingerprint, draft: &Draft, now: Timestam
 
 fn answer_all(steps: Vec<Step>, fault: &Fault) {
     for step in steps {
+        step.unstage();
         if let Some(reply) = step.answer {
             drop(reply.send(Err(fault.clone())));
         }

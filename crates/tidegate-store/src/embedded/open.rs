@@ -61,6 +61,9 @@ pub(crate) struct Opened {
     pub(crate) replayed: u64,
 }
 
+/// The newest segment as it ended; none in a new store.
+type Last = Option<(Arc<Segment>, Footer, Scanned)>;
+
 /// Segments on their way to being known.
 struct Found {
     segment: Arc<Segment>,
@@ -104,7 +107,13 @@ impl Opening {
         self.restore(&state, image.clone());
         let (replayed, last) = self.replay(&state, &image, &mut found)?;
         self.settle_accounts(&state);
-        let journal = self.resume(&state, last)?;
+        let mut journal = self.resume(&state, last)?;
+        if image.applied() > Lsn::new(journal.open.number, journal.open.end()) {
+            // The checkpoint knows more than the journal still holds. New records must not stand at places that it
+            // takes for applied.
+            journal.sync().map_err(|error| io_fault("sync", &self.dir, error))?;
+            journal.roll(true)?;
+        }
         *state.open.0.write() = (journal.open.number, Arc::clone(&journal.footer));
         let tip = Lsn::new(journal.open.number, journal.open.end());
         state.applied.store(tip.0, Ordering::Release);
@@ -234,12 +243,7 @@ impl Opening {
     }
 
     /// Indexes all segments and replays what the checkpoint does not know. Returns the newest segment as it ended.
-    fn replay(
-        &self,
-        state: &State,
-        image: &Image,
-        found: &mut BTreeMap<u64, Found>,
-    ) -> Result<(u64, Option<(Arc<Segment>, Footer, Scanned)>)> {
+    fn replay(&self, state: &State, image: &Image, found: &mut BTreeMap<u64, Found>) -> Result<(u64, Last)> {
         let mut missing: Vec<u64> =
             image.segments.iter().copied().filter(|number| !found.contains_key(number)).collect();
         missing.retain(|number| *number >= image.from.segment());
@@ -345,7 +349,7 @@ impl Opening {
         }
     }
 
-    fn resume(&self, state: &State, last: Option<(Arc<Segment>, Footer, Scanned)>) -> Result<Journal> {
+    fn resume(&self, state: &State, last: Last) -> Result<Journal> {
         let open = match last {
             None => None,
             Some((segment, footer, scanned)) => {

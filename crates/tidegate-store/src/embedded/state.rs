@@ -302,13 +302,15 @@ impl State {
                 let (id, _) = body::read_numbers(&record.body)?;
                 registry.remove_group(id);
             }
-            _ => {
+            Kind::State => {
                 let (key, value): (String, Option<Vec<u8>>) = postcard::from_bytes(&record.body).map_err(unreadable)?;
                 match value {
                     Some(value) => registry.states.insert(key, value),
                     None => registry.states.remove(&key),
                 };
             }
+            Kind::Start | Kind::End | Kind::Append | Kind::Settle | Kind::Dead | Kind::DeadMove => {}
+            Kind::Mark | Kind::Forget | Kind::Drop | Kind::Moved | Kind::Footer => {}
         }
         Ok(())
     }

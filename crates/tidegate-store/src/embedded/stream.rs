@@ -275,12 +275,10 @@ impl Stream {
         let (mut next, mut taken, mut skipped) = (seq, 0, 0_u64);
         let mut records = Records::new(reader, start);
         while let Some((at, record)) = records.next()? {
-            let body = match record.kind {
-                Kind::Append | Kind::Dead => &record.body[..],
-                Kind::Moved => record.body.get(1..).unwrap_or_default(),
-                _ => &[],
-            };
-            let (stream, number) = body::peek_seq(body).unwrap_or_default();
+            let body =
+                if record.kind == Kind::Moved { record.body.get(1..).unwrap_or_default() } else { &record.body[..] };
+            let holds_event = matches!(record.kind, Kind::Append | Kind::Dead | Kind::Moved);
+            let (stream, number) = body::peek_seq(body).filter(|_| holds_event).unwrap_or_default();
             let was_moved = record.kind == Kind::Moved;
             if stream == self.id && number > next && !was_moved {
                 walked.beyond = Some(number);

@@ -53,6 +53,9 @@ pub(crate) struct Upkeep {
     pub(crate) pump: Pump,
 }
 
+/// Locks a set of fingerprints for a moment.
+type WithSeen<'a> = dyn Fn(&mut dyn FnMut(&mut Seen)) + 'a;
+
 /// Commits what waits, where there is no thread that does.
 #[derive(Clone)]
 pub(crate) struct Pump(pub(crate) Arc<dyn Fn() + Send + Sync>);
@@ -150,12 +153,7 @@ impl Upkeep {
         Ok(())
     }
 
-    fn seal_one(
-        &self,
-        with: &dyn Fn(&mut dyn FnMut(&mut Seen)),
-        active_max: usize,
-        now: tidegate_core::clock::Timestamp,
-    ) -> Result<()> {
+    fn seal_one(&self, with: &WithSeen<'_>, active_max: usize, now: tidegate_core::clock::Timestamp) -> Result<()> {
         loop {
             let mut work = None;
             with(&mut |seen| work = seen.sealing(active_max, now));

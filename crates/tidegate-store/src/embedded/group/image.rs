@@ -1,0 +1,120 @@
+//! A group in a checkpoint.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use tidegate_core::{clock::Timestamp, fault::FaultClass};
+
+use super::{
+    super::{
+        seen::{Seen, SeenImage},
+        segment::Lsn,
+    },
+    Counts, Entry, GroupDecl, GroupInner, Note, State,
+};
+
+/// A group in a checkpoint.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct GroupImage {
+    pub(crate) decl: GroupDecl,
+    pub(crate) applied: Lsn,
+    pub(crate) cursor: u64,
+    pub(crate) counts: Counts,
+    entries: Vec<EntryImage>,
+    words: Vec<String>,
+    pub(crate) ledger: Option<SeenImage>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct EntryImage {
+    seq: u64,
+    at: Lsn,
+    due: Option<i64>,
+    key: Option<u64>,
+    attempts: u32,
+    crashes: u32,
+    accepted_at: i64,
+    history: Vec<(i64, u64, u8, u32)>,
+}
+
+impl GroupImage {
+    /// Returns how many unsettled deliveries below the cursor it holds.
+    pub(crate) fn open_entries(&self) -> u64 {
+        self.entries.len() as u64
+    }
+}
+
+impl GroupInner {
+    pub(crate) fn image(&self, decl: GroupDecl) -> GroupImage {
+        let mut numbers: BTreeMap<&str, u32> = BTreeMap::new();
+        let mut words = Vec::new();
+        let mut entries = Vec::with_capacity(self.entries.len());
+        for (seq, entry) in &self.entries {
+            let mut history = Vec::with_capacity(entry.history.len());
+            for note in &entry.history {
+                let number = *numbers.entry(&note.message).or_insert_with(|| {
+                    words.push(note.message.as_ref().to_owned());
+                    u32::try_from(words.len() - 1).unwrap_or(u32::MAX)
+                });
+                let took = u64::try_from(note.took.as_millis()).unwrap_or(u64::MAX);
+                history.push((note.at.as_millis(), took, note.class.code(), number));
+            }
+            entries.push(EntryImage {
+                seq: *seq,
+                at: entry.at,
+                due: if let State::Due(at) = entry.state { Some(at.as_millis()) } else { None },
+                key: entry.key,
+                attempts: entry.attempts,
+                crashes: entry.crashes,
+                accepted_at: entry.accepted_at.as_millis(),
+                history,
+            });
+        }
+        GroupImage {
+            decl,
+            applied: self.applied,
+            cursor: self.cursor,
+            counts: self.counts,
+            entries,
+            words,
+            ledger: self.ledger.as_ref().map(Seen::image),
+        }
+    }
+
+    /// Takes over a checkpoint, all but the ledger.
+    pub(crate) fn restore(&mut self, image: &GroupImage, block: bool) {
+        self.cursor = image.cursor;
+        self.counts = image.counts;
+        self.applied = image.applied;
+        let words: Vec<Arc<str>> = image.words.iter().map(|word| Arc::from(word.as_str())).collect();
+        for word in &words {
+            self.messages.insert(Arc::clone(word), ());
+        }
+        for old in &image.entries {
+            let mut entry = Entry::new(old.at);
+            entry.key = old.key.filter(|_| old.due.is_some());
+            entry.attempts = old.attempts;
+            entry.crashes = old.crashes;
+            entry.accepted_at = Timestamp::from_millis(old.accepted_at);
+            for (at, took, class, number) in &old.history {
+                entry.history.push(Note {
+                    at: Timestamp::from_millis(*at),
+                    took: Duration::from_millis(*took),
+                    class: FaultClass::from_code(*class).unwrap_or(FaultClass::Transient),
+                    message: words.get(*number as usize).map_or_else(|| Arc::from(""), Arc::clone),
+                });
+            }
+            let key = entry.key;
+            self.entries.insert(old.seq, entry);
+            match old.due {
+                Some(due) => {
+                    self.attach(old.seq, State::Due(Timestamp::from_millis(due)));
+                    if block && let Some(key) = key {
+                        self.keys.entry(key).or_default().holder = Some(old.seq);
+                    }
+                }
+                None => self.attach(old.seq, State::Ready),
+            }
+        }
+    }
+}

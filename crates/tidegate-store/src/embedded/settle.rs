@@ -1,0 +1,155 @@
+//! Settling: checks leases and prepares what is written for each settlement.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use bytestring::ByteString;
+use tidegate_core::{
+    delivery::{Settled, Settlement},
+    event::Event,
+    fault::{Failure, Fault, FaultKind, Origin, Result, Retry},
+    limits,
+    names::StreamName,
+};
+
+use super::{
+    Embedded,
+    body::{self, DeadHead, How, Settle},
+    claim::event_bytes,
+    commit::{Item, Step},
+    frame::Kind,
+    group::{Entry, Group, State as EntryState},
+    stream::Stream,
+};
+
+/// Streams by name, looked up before a group is locked: the registry is never locked under a group.
+pub(crate) type Streams = BTreeMap<StreamName, Arc<Stream>>;
+
+impl Embedded {
+    /// Finds the streams of all outputs and checks the events, before anything is staged.
+    pub(crate) fn check_outputs(&self, settled: &[Settled]) -> Result<Streams> {
+        let mut streams = BTreeMap::new();
+        for one in settled {
+            let Settlement::Done(outputs) = &one.settlement else { continue };
+            let mut bytes = 0;
+            for (name, event) in outputs {
+                event.check()?;
+                bytes += event.size() + 64;
+                if !streams.contains_key(name) {
+                    streams.insert(name.clone(), self.state.stream(name)?);
+                }
+            }
+            if bytes > limits::STEP_BYTES_MAX - limits::COMMIT_BYTES_MAX {
+                let note = format!("outputs of one delivery take {bytes} bytes, more than one commit holds");
+                return Err(Fault::new(FaultKind::Limited, Origin::Caller, Retry::Never, note));
+            }
+        }
+        Ok(streams)
+    }
+
+    /// Checks the lease of one settlement and prepares what is written for it. False when the lease is lost.
+    pub(crate) fn stage(
+        &self,
+        group: &Arc<Group>,
+        settled: &Settled,
+        outputs: &Streams,
+        step: &mut Step,
+    ) -> Result<bool> {
+        let seq = settled.token.position.low;
+        let mark_claims = group.spec.read().mark_claims;
+        let dead = match &settled.settlement {
+            Settlement::Bury { .. } => Some(self.state.dead_stream(&group.stream.name)?),
+            Settlement::Done(_) | Settlement::Release | Settlement::RetryAt { .. } => None,
+        };
+        let mut inner = group.inner.lock();
+        let epoch = settled.token.epoch;
+        let held = |entry: &&Entry| matches!(entry.state, EntryState::Leased { epoch: of, .. } if of == epoch);
+        let Some(entry) = inner.entries.get(&seq).filter(held).filter(|_| settled.token.owner == self.state.owner)
+        else {
+            inner.leases_lost += 1;
+            return Ok(false);
+        };
+        let now = self.state.clock.now();
+        let retry = |at, attempts, crashes, attempt| How::Retry { at, attempts, crashes, key: entry.key, attempt };
+        let item = match &settled.settlement {
+            Settlement::Done(events) => {
+                for (name, event) in events {
+                    if let Some(stream) = outputs.get(name) {
+                        push_event(step, stream, event, self.state.key.of(&event.source, &event.id));
+                    }
+                }
+                let ledger = inner.ledger.is_some().then_some(entry.fingerprint);
+                Item::Settle(Settle { group: group.id, seq, how: How::Done { at: now, ledger } })
+            }
+            Settlement::Release if mark_claims => {
+                let how = retry(now, entry.attempts, entry.crashes, None);
+                Item::Settle(Settle { group: group.id, seq, how })
+            }
+            Settlement::Release => {
+                let fingerprint = entry.fingerprint;
+                if inner.busy.get(&fingerprint) == Some(&seq) {
+                    inner.busy.remove(&fingerprint);
+                }
+                inner.change(seq, EntryState::Ready);
+                return Ok(true);
+            }
+            Settlement::RetryAt { at, attempts, crashes } => {
+                let how = retry(*at, *attempts, *crashes, settled.attempt.clone());
+                Item::Settle(Settle { group: group.id, seq, how })
+            }
+            Settlement::Bury { failure, config } => {
+                match self.dead_item(group, entry, seq, (failure, config), settled, dead) {
+                    Ok(item) => item,
+                    Err(fault) if fault.kind == FaultKind::Corrupt => {
+                        self.state.report_damage(&format!("stream {}", group.stream.name), fault.note());
+                        let mut body = Vec::new();
+                        body::put_numbers(&mut body, group.id, &[seq, seq + 1]);
+                        Item::Raw(Kind::Drop, body)
+                    }
+                    Err(fault) => return Err(fault),
+                }
+            }
+        };
+        inner.change(seq, EntryState::Settling);
+        step.items.push(item);
+        step.staged.push((Arc::clone(group), seq, Some(epoch)));
+        Ok(true)
+    }
+
+    fn dead_item(
+        &self,
+        group: &Group,
+        entry: &Entry,
+        seq: u64,
+        (failure, config): (&Failure, &ByteString),
+        settled: &Settled,
+        dead: Option<Arc<Stream>>,
+    ) -> Result<Item> {
+        let stream = dead.ok_or_else(|| Fault::bug("a burial without a dead-letter stream"))?;
+        let found = group.stream.read_one(seq, entry.at, &self.state.reader, &self.state.open)?;
+        let mut attempts = entry.attempts_made();
+        attempts.extend(settled.attempt.clone());
+        if attempts.len() > limits::HISTORY_MAX {
+            attempts.drain(..attempts.len() - limits::HISTORY_MAX);
+        }
+        let head = DeadHead {
+            stream: stream.id,
+            seq: 0,
+            failed_at: self.state.clock.now(),
+            group: group.id,
+            origin: group.stream.id,
+            origin_seq: seq,
+            class: failure.class,
+            message: failure.message.as_str().into(),
+            config: config.clone(),
+            attempts,
+        };
+        Ok(Item::Dead { stream, head: Box::new(head), event: event_bytes(&found)? })
+    }
+}
+
+pub(crate) fn push_event(step: &mut Step, stream: &Arc<Stream>, event: &Event, fingerprint: u128) {
+    let start = step.arena.len() as u32;
+    event.encode(&mut step.arena);
+    let end = step.arena.len() as u32;
+    step.items.push(Item::Append { stream: Arc::clone(stream), start, end, fingerprint, redriven: None });
+}

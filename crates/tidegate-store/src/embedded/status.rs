@@ -1,0 +1,118 @@
+//! What is told of streams and groups, and what a group's ledger remembers.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use async_trait::async_trait;
+use bytestring::ByteString;
+use tidegate_core::{
+    delivery::Position,
+    fault::Result,
+    names::GroupName,
+    store::{GroupStatus, Ledger, LedgerStatus, StreamStatus},
+};
+
+use super::{Embedded, body, claim::stored, frame::Kind, group::Group, stream::Stream};
+
+impl Embedded {
+    /// Finds a group by its number.
+    pub(crate) fn group_by_id(&self, id: u32) -> Option<Arc<Group>> {
+        self.state.registry.read().groups.get(&id).map(Arc::clone)
+    }
+
+    pub(crate) fn stream_status(&self, stream: &Stream) -> StreamStatus {
+        let inner = stream.inner.lock();
+        let (first, last) = (stream.first(), stream.last());
+        let (kept, from) = match &inner.dead {
+            Some(dead) => (dead.entries.len() as u64, dead.entries.first_key_value().map_or(last + 1, |(seq, _)| *seq)),
+            None => ((last + 1).saturating_sub(first), first),
+        };
+        let mut bytes = 0;
+        for number in inner.segments.values() {
+            let Some(segment) = self.state.reader.segment(*number) else { continue };
+            let span = |footer: &super::segment::Footer| {
+                footer.find(stream.id).filter(|span| span.last >= from).map(|span| span.bytes)
+            };
+            let open = self.state.open.0.read();
+            bytes +=
+                if open.0 == *number { span(&open.1.lock()) } else { segment.footer.get().and_then(span) }.unwrap_or(0);
+        }
+        StreamStatus {
+            name: stream.name.clone(),
+            first: (kept > 0).then_some(Position::number(from)),
+            last: (last > 0).then_some(Position::number(last)),
+            count: kept,
+            bytes,
+            accepted: last,
+            duplicates: stream.duplicates.load(Ordering::Relaxed),
+            quarantined: inner.quarantined,
+            groups: stream.groups.read().iter().map(|group| group.name.clone()).collect(),
+        }
+    }
+
+    pub(crate) fn group_status(&self, group: &Group) -> Result<GroupStatus> {
+        let now = self.state.clock.now();
+        let inner = group.inner.lock();
+        let last = group.stream.last();
+        let unseen = (last + 1).saturating_sub(inner.cursor);
+        let due = inner.due.range(..=(now, u64::MAX)).count() as u64;
+        let oldest_ready = inner.ready.first().and_then(|seq| Some((*seq, inner.entries.get(seq)?.at)));
+        let oldest = oldest_ready.or((unseen > 0).then_some((inner.cursor, super::segment::Lsn::default())));
+        let status = GroupStatus {
+            name: group.name.clone(),
+            stream: group.stream.name.clone(),
+            accepted: (last + 1).saturating_sub(inner.start),
+            done: inner.counts.done,
+            duplicates: inner.counts.duplicates,
+            waiting: unseen + inner.ready.len() as u64 + inner.blocked as u64 + due,
+            scheduled: inner.due.len() as u64 - due,
+            in_flight: inner.in_flight,
+            dead: inner.counts.dead,
+            expired: inner.counts.expired,
+            dropped: inner.counts.dropped,
+            oldest_waiting: None,
+            blocked_keys: inner.keys.values().filter(|key| !key.queue.is_empty()).count() as u64,
+            leases_lost: inner.leases_lost,
+        };
+        drop(inner);
+        let accepted_at = oldest.and_then(|(seq, at)| {
+            let found = group.stream.read_one(seq, at, &self.state.reader, &self.state.open).ok()?;
+            stored(&found).ok().map(|(at, _)| at)
+        });
+        Ok(GroupStatus { oldest_waiting: accepted_at.map(|at| now.since(at)), ..status })
+    }
+}
+
+#[async_trait]
+impl Ledger for Embedded {
+    async fn done(&self, group: &GroupName, events: &[(ByteString, ByteString)]) -> Result<Vec<bool>> {
+        let group = self.state.group(group)?;
+        let inner = group.inner.lock();
+        let now = self.state.clock.now();
+        let known = |(source, id): &(ByteString, ByteString)| match &inner.ledger {
+            None => Ok(false),
+            Some(seen) => Ok(seen.get(self.state.key.of(source, id), now)?.is_some()),
+        };
+        events.iter().map(known).collect()
+    }
+
+    async fn forget(&self, group: &GroupName, source: &str, id: &str) -> Result<bool> {
+        let known = self.done(group, &[(source.into(), id.into())]).await?;
+        if known != [true] {
+            return Ok(false);
+        }
+        let group = self.state.group(group)?;
+        let mut body = Vec::new();
+        body::put_forget(&mut body, group.id, self.state.key.of(source, id), self.state.clock.now());
+        self.commit(self.raw(Kind::Forget, body)).await.map(|_| true)
+    }
+
+    async fn ledger_status(&self, group: &GroupName) -> Result<LedgerStatus> {
+        let group = self.state.group(group)?;
+        let inner = group.inner.lock();
+        Ok(inner.ledger.as_ref().map_or_else(LedgerStatus::default, |seen| LedgerStatus {
+            entries: seen.len(),
+            disk_bytes: seen.disk_bytes(),
+            memory_bytes: seen.memory_bytes(),
+        }))
+    }
+}

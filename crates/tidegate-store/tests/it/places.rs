@@ -1,0 +1,106 @@
+//! Places on which the embedded engine is tested: a simulated disk, a real folder, memory.
+
+use std::{path::PathBuf, sync::Arc};
+
+use async_trait::async_trait;
+use tidegate_core::{
+    clock::{Clock, Timestamp},
+    fault::Result,
+    store::Store,
+};
+use tidegate_store::{
+    disk::{Disk, MemoryDisk, RealDisk},
+    embedded::{Embedded, EmbeddedOptions},
+};
+use tidegate_testkit::{SimDisk, broker_suite::Subject};
+
+/// Where simulated stores lie.
+pub(crate) const DIR: &str = "/sim/data";
+
+/// Every test starts at the same time.
+pub(crate) fn clock() -> Clock {
+    Clock::manual(Timestamp::from_millis(1_767_225_600_000))
+}
+
+/// Options of a stepped store.
+pub(crate) fn stepped(disk: Arc<dyn Disk>, clock: &Clock) -> EmbeddedOptions {
+    let options = EmbeddedOptions::new(DIR);
+    EmbeddedOptions { disk, clock: clock.clone(), threads: false, seed: Some(7), ..options }
+}
+
+/// A stepped store on a disk that forgets what was not synced when the process is killed.
+pub(crate) struct Simulated {
+    disk: SimDisk,
+    clock: Clock,
+}
+
+impl Simulated {
+    pub(crate) fn new() -> Self {
+        Self { disk: SimDisk::new(1), clock: clock() }
+    }
+}
+
+#[async_trait]
+impl Subject for Simulated {
+    async fn open(&self) -> Result<Arc<dyn Store>> {
+        Ok(Embedded::open(stepped(Arc::new(self.disk.clone()), &self.clock))?)
+    }
+
+    fn kill(&self) {
+        // More than a kill of the process: the machine goes, with the least that a disk has to keep.
+        self.disk.crash(u64::from(self.disk.calls().writes as u32));
+    }
+
+    fn clock(&self) -> Clock {
+        self.clock.clone()
+    }
+}
+
+/// The store as users run it, with its threads, in a real folder.
+pub(crate) struct Threaded {
+    dir: tempfile::TempDir,
+    clock: Clock,
+}
+
+impl Threaded {
+    pub(crate) fn new() -> Self {
+        Self { dir: tempfile::tempdir().expect("a scratch folder"), clock: clock() }
+    }
+}
+
+#[async_trait]
+impl Subject for Threaded {
+    async fn open(&self) -> Result<Arc<dyn Store>> {
+        let options = EmbeddedOptions::new(self.dir.path());
+        Ok(Embedded::open(EmbeddedOptions { disk: Arc::new(RealDisk), clock: self.clock.clone(), ..options })?)
+    }
+
+    fn clock(&self) -> Clock {
+        self.clock.clone()
+    }
+}
+
+/// The engine `memory`, kept over restarts by its disk.
+pub(crate) struct InMemory {
+    disk: MemoryDisk,
+    clock: Clock,
+}
+
+impl InMemory {
+    pub(crate) fn new() -> Self {
+        Self { disk: MemoryDisk::default(), clock: clock() }
+    }
+}
+
+#[async_trait]
+impl Subject for InMemory {
+    async fn open(&self) -> Result<Arc<dyn Store>> {
+        let options = EmbeddedOptions::new(PathBuf::from("/memory"));
+        let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
+        Ok(Embedded::open(EmbeddedOptions { disk, clock: self.clock.clone(), spares: 0, ..options })?)
+    }
+
+    fn clock(&self) -> Clock {
+        self.clock.clone()
+    }
+}
