@@ -22,10 +22,11 @@ pub(crate) fn clock() -> Clock {
     Clock::manual(Timestamp::from_millis(1_767_225_600_000))
 }
 
-/// Options of a stepped store.
-pub(crate) fn stepped(disk: Arc<dyn Disk>, clock: &Clock) -> EmbeddedOptions {
+/// Options of a stepped store. Each opening draws other random numbers, and the same in each run.
+pub(crate) fn stepped(disk: &SimDisk, clock: &Clock) -> EmbeddedOptions {
     let options = EmbeddedOptions::new(DIR);
-    EmbeddedOptions { disk, clock: clock.clone(), threads: false, seed: Some(7), ..options }
+    let seed = Some(disk.calls().changes);
+    EmbeddedOptions { disk: Arc::new(disk.clone()), clock: clock.clone(), threads: false, seed, ..options }
 }
 
 /// A stepped store on a disk that forgets what was not synced when the process is killed.
@@ -43,7 +44,7 @@ impl Simulated {
 #[async_trait]
 impl Subject for Simulated {
     async fn open(&self) -> Result<Arc<dyn Store>> {
-        Ok(Embedded::open(stepped(Arc::new(self.disk.clone()), &self.clock))?)
+        Ok(Embedded::open(stepped(&self.disk, &self.clock))?)
     }
 
     fn kill(&self) {

@@ -18,9 +18,8 @@ use crate::places::stepped;
 const SEGMENT: u64 = 64 * 1024;
 
 fn open(disk: &SimDisk, clock: &Clock) -> Result<Arc<dyn Store>> {
-    let options = stepped(Arc::new(disk.clone()), clock);
-    let owner = Some(disk.calls().changes);
-    Ok(Embedded::open(EmbeddedOptions { segment_bytes: (SEGMENT, 4 * SEGMENT), spares: 1, seed: owner, ..options })?)
+    let options = EmbeddedOptions { segment_bytes: (SEGMENT, 4 * SEGMENT), spares: 1, ..stepped(disk, clock) };
+    Ok(Embedded::open(options)?)
 }
 
 #[test]
