@@ -124,31 +124,36 @@ impl Group {
 /// Settlements that may always be on their way, however few the workers.
 const UNSETTLED_MIN: usize = 64;
 
-/// Waiting for work. Hints may lie: when they say again and again that there is work and there is none, the next look
-/// comes later, so that a wrong hint costs little.
+/// Waiting for work. A hint may be wrong: when the store says at once and again and again that there is work and there
+/// is none, the next look comes later, so that a wrong hint costs little and a right one no time.
 #[derive(Debug, Default)]
 pub(super) struct Idle {
     in_vain: u32,
 }
 
+/// A wait that is shorter was none.
+const WAITED: Duration = Duration::from_millis(1);
+/// Looks in vain, each right after the other, before the next is put off.
+const IN_VAIN_FREE: u32 = 3;
+/// Longest time by which a look is put off; the first is a millisecond, and each further one doubles it.
+const PUT_OFF_MAX: Duration = Duration::from_millis(100);
+
 impl Idle {
-    pub(super) fn found(&mut self) {
+    fn found(&mut self) {
         self.in_vain = 0;
     }
 
     /// Waits until there may be work, at the latest at `until`.
     pub(super) async fn wait(&mut self, group: &Group, until: Timestamp) {
-        if self.in_vain > 0 {
-            let pause = IN_VAIN_FIRST * 2_u32.saturating_pow(self.in_vain.min(10) - 1);
-            group.cx.clock.sleep(pause.min(until.since(group.cx.clock.now()))).await;
+        if let Some(doublings) = self.in_vain.checked_sub(IN_VAIN_FREE) {
+            let pause = WAITED.saturating_mul(2_u32.saturating_pow(doublings)).min(PUT_OFF_MAX);
+            group.cx.clock.sleep(pause).await;
         }
+        let watch = group.cx.clock.stopwatch();
         group.store.wait(&group.name, until).await;
-        self.in_vain = if group.cx.clock.now() < until { self.in_vain.saturating_add(1) } else { 0 };
+        self.in_vain = if watch.elapsed() < WAITED { self.in_vain.saturating_add(1) } else { 0 };
     }
 }
-
-/// Wait after the second look in vain; doubles with each further one, up to half a second.
-const IN_VAIN_FIRST: Duration = Duration::from_millis(1);
 
 impl Claimer {
     /// Claims once; waits for work when there is none.

@@ -73,7 +73,8 @@ pub(super) fn judge(group: &Group, subject: &Subject<'_>, ended: Ended) -> Settl
         Outcome::Done(_) | Outcome::Snooze(_) | Outcome::Interrupted => None,
     };
     let done = matches!(outcome, Outcome::Done(_));
-    let now = group.cx.clock.now();
+    // The clock is not asked again for each delivery of a batch.
+    let now = at.plus(took);
     let settlement = decide(outcome, subject.tally, &group.policy.retry, &group.config, now, fastrand::f64());
     let retry_at = match &settlement {
         Settlement::RetryAt { at, .. } => Some(*at),

@@ -163,7 +163,6 @@ pub(crate) struct World {
 pub(crate) struct Scene {
     pub(crate) world: World,
     pub(crate) notices: Notices,
-    pub(crate) cx: Context,
     pub(crate) stopper: Stopper,
     pub(crate) store: Arc<dyn Store>,
     pub(crate) supervisor: Supervisor,
@@ -195,7 +194,7 @@ impl Scene {
         let supervisor = Supervisor::new(cx.clone());
         let groups = Groups::new(store.clone(), cx.clone(), supervisor.clone(), "fingerprint".into());
         let publisher = Publisher::new(store.clone(), cx.clone());
-        let scene = Self { world, notices, cx, stopper, store, supervisor, groups, publisher, tap, seen: Vec::new() };
+        let scene = Self { world, notices, stopper, store, supervisor, groups, publisher, tap, seen: Vec::new() };
         scene.declare("orders").await;
         scene
     }
