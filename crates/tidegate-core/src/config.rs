@@ -19,6 +19,8 @@ mod quantity;
 mod reference;
 mod secret;
 mod switch;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 pub use self::{

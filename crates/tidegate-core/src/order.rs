@@ -92,7 +92,7 @@ impl schemars::JsonSchema for OrderBy {
         "OrderBy".into()
     }
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({ "type": "string", "examples": ["subject", "partitionkey", "data.customer.id"] })
+        schemars::json_schema!({ "type": "string", "title": "order key", "examples": ["subject", "partitionkey", "data.customer.id"] })
     }
 }
 

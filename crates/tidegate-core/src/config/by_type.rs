@@ -47,10 +47,10 @@ macro_rules! config_by_type {
 
         impl $name {
             /// The words of the key `type`.
-            pub const TYPES: &'static [&'static str] = &[$($kind),+];
+            $visibility const TYPES: &'static [&'static str] = &[$($kind),+];
 
             /// Returns the word of the key `type`.
-            pub fn kind(&self) -> &'static str {
+            $visibility fn kind(&self) -> &'static str {
                 match self { $(Self::$variant(_) => $kind),+ }
             }
         }

@@ -138,8 +138,8 @@ pub fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Opt
     }
     let near = |name: &&str| {
         let distance = strsim::damerau_levenshtein(given, name);
-        // A third of the letters may be wrong; in very short names at least one.
-        let allowed = (given.chars().count().max(name.chars().count()) / 3).max(1);
+        // A third of the letters may be wrong, rounded up so that it is one in the shortest names.
+        let allowed = given.chars().count().max(name.chars().count()).div_ceil(3);
         (distance <= allowed).then_some(distance)
     };
     known.into_iter().filter_map(|name| near(&name).map(|distance| (distance, name))).min().map(|(_, name)| name)

@@ -81,7 +81,7 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for Either<T> {
 
 impl<T: schemars::JsonSchema> schemars::JsonSchema for Switch<T> {
     fn schema_name() -> std::borrow::Cow<'static, str> {
-        format!("{} or off", T::schema_name()).into()
+        format!("off_or_{}", T::schema_name()).into()
     }
     fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
         let on = generator.subschema_for::<T>();

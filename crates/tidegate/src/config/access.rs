@@ -10,8 +10,8 @@ use tidegate_core::{config::Spot, fault::Fault};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ListenerConfig {
-    /// Address and port; port 0 takes a free one. An address that other machines can reach needs at least one token.
-    #[schemars(with = "String", extend("examples" = ["127.0.0.1:7300", "[::1]:7300"]))]
+    /// Address and port, such as `127.0.0.1:7300`; port 0 takes a free one. An address that other machines can reach needs at least one token.
+    #[schemars(schema_with = "address")]
     pub bind: SocketAddr,
 }
 
@@ -35,6 +35,10 @@ impl ListenerConfig {
             self.bind
         )
     }
+}
+
+fn address(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    schemars::json_schema!({ "type": "string", "title": "address and port", "examples": ["127.0.0.1:7300", "[::1]:7300"] })
 }
 
 /// A token that lets its bearer use the API. Only its hash is kept.
@@ -67,6 +71,9 @@ pub enum Role {
 pub struct TokenHash(pub [u8; 32]);
 
 const SCHEME: &str = "sha256:";
+
+/// The hash of the word `test`.
+const EXAMPLE: &str = "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
 
 impl FromStr for TokenHash {
     type Err = Fault;
@@ -110,7 +117,7 @@ impl JsonSchema for TokenHash {
         "hash".into()
     }
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({ "type": "string", "title": "hash", "pattern": "^sha256:[0-9a-fA-F]{64}$" })
+        schemars::json_schema!({ "type": "string", "title": "hash", "pattern": "^sha256:[0-9a-fA-F]{64}$", "examples": [EXAMPLE] })
     }
 }
 
