@@ -31,7 +31,12 @@ const STRETCH: Duration = Duration::from_secs(1);
 
 /// Starts the log on standard error; says what is wrong with `level`.
 pub(crate) fn start(format: LogFormat, level: &str) -> Result<(), String> {
-    let directives = format!("{level},{READY}=info");
+    // A bare level is meant for the node; its libraries stay quiet unless they are named.
+    let of_the_node = match level {
+        "info" | "debug" | "trace" => format!("warn,tidegate={level}"),
+        other => other.to_owned(),
+    };
+    let directives = format!("{of_the_node},{READY}=info");
     let filter = EnvFilter::builder().parse(directives).map_err(|error| format!("log level {level:?}: {error}"))?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -28,7 +28,7 @@ pub fn all() -> Vec<Page> {
 
 fn notices() -> String {
     let mut out = String::from(
-        "<!-- Generated from the code; `cargo xtask docs` writes it again. -->\n\n# Notices\n\n\
+        "# Notices\n\nGenerated from the code; `cargo xtask docs` writes it anew.\n\n\
          Everything worth knowing that happens in a node. Log lines carry the name as `notice`; metrics, audit and tests \
          listen to the same notices.\n\n| name | meaning | fields |\n|---|---|---|\n",
     );
@@ -41,7 +41,7 @@ fn notices() -> String {
 
 fn metrics() -> String {
     let mut out = String::from(
-        "<!-- Generated from the code; `cargo xtask docs` writes it again. -->\n\n# Metrics\n\n\
+        "# Metrics\n\nGenerated from the code; `cargo xtask docs` writes it anew.\n\n\
          `GET /metrics` answers in Prometheus' text format.\n\n| name | kind | labels | meaning |\n|---|---|---|---|\n",
     );
     for metric in tidegate_control::Metrics::catalogue() {
@@ -60,7 +60,7 @@ fn metrics() -> String {
 
 fn command_line() -> String {
     let mut out = String::from(
-        "<!-- Generated from the code; `cargo xtask docs` writes it again. -->\n\n# Command line\n\n\
+        "# Command line\n\nGenerated from the code; `cargo xtask docs` writes it anew.\n\n\
          Exit codes: 0 done or yes · 1 the answer is no · 2 wrong command line · 4 reprocessed already · \
          69 a needed service is unavailable · 70 internal error · 77 denied · 78 wrong configuration.\n\n",
     );

@@ -69,18 +69,27 @@ impl Health {
     }
 
     fn show(&self, cx: &Asking, document: &Value) {
-        match document.get("components").and_then(Value::as_array) {
-            Some(rows) if !cx.ui.is_json() => {
-                let columns = [
-                    column("component", "/name"),
-                    column("state", "/state"),
-                    column("cause", "/cause"),
-                    wide("since", "/since"),
-                ];
-                cx.ui.list(document, rows, &columns);
-            }
-            Some(_) | None => cx.ui.record(document),
+        let mut rows = Vec::new();
+        flatten(document, &mut rows);
+        if rows.is_empty() || cx.ui.is_json() {
+            return cx.ui.record(document);
         }
+        let columns = [
+            column("component", "/component"),
+            column("state", "/state"),
+            column("cause", "/cause"),
+            wide("since", "/since"),
+            wide("runbook", "/runbook"),
+        ];
+        cx.ui.list(document, &rows, &columns);
+    }
+}
+
+/// Lists the components of a tree, each before those below it.
+fn flatten(document: &Value, rows: &mut Vec<Value>) {
+    for component in super::rows(document, "components") {
+        rows.push(component.clone());
+        flatten(component, rows);
     }
 }
 

@@ -74,3 +74,55 @@ fn read(path: &Path, secret: bool) -> Result<String, String> {
     }
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn directory() -> (tempfile::TempDir, SystemEnvironment) {
+        let directory = tempfile::tempdir().unwrap();
+        let environment = SystemEnvironment::new(directory.path());
+        (directory, environment)
+    }
+
+    fn put(directory: &tempfile::TempDir, name: &str, bytes: &[u8], mode: u32) {
+        let path = directory.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn files_are_read_beside_the_configuration() {
+        let (directory, environment) = directory();
+        put(&directory, "plain", b"value\n", 0o644);
+        put(&directory, "secret", b"value", 0o640);
+        assert_eq!(environment.file("plain", false).unwrap(), "value\n");
+        assert_eq!(environment.file("secret", true).unwrap(), "value");
+        let absolute = directory.path().join("plain");
+        assert_eq!(environment.file(absolute.to_str().unwrap(), false).unwrap(), "value\n");
+    }
+
+    #[test]
+    fn files_that_are_no_value_are_refused() {
+        let (directory, environment) = directory();
+        put(&directory, "open", b"value", 0o644);
+        put(&directory, "binary", &[0xff, 0xfe], 0o600);
+        put(&directory, "large", &vec![b'x'; 64 * 1024 + 1], 0o600);
+        let check = |name: &str, word: &str| {
+            let refused = environment.file(name, true).unwrap_err();
+            assert!(refused.contains(word) && refused.contains(name), "{refused}");
+        };
+        check("open", "chmod 600");
+        check("binary", "not UTF-8");
+        check("large", "larger than 65536");
+        check("missing", "does not exist");
+        assert!(environment.file("", true).unwrap_err().contains("no ordinary file"));
+    }
+
+    #[test]
+    fn variables_come_from_the_process() {
+        let (_directory, environment) = directory();
+        assert!(environment.variable("PATH").is_ok());
+        assert!(environment.variable("TIDEGATE_SURELY_NOT_SET").unwrap_err().contains("is not set"));
+    }
+}

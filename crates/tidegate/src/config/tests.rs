@@ -281,3 +281,29 @@ fn the_fingerprint_is_of_what_is_meant() {
     assert_eq!(all.len(), changes.len());
     assert!(!all.contains(&sample));
 }
+
+/// Every place of the sample with something else in it: an answer each time, and never the secret.
+#[test]
+fn no_single_change_is_without_an_answer() {
+    let pieces = ["", "-", "{", "\n", "99999999999999999999", "\u{1F6A2}"];
+    for at in (0..SAMPLE.len()).filter(|at| SAMPLE.is_char_boundary(*at) && SAMPLE.is_char_boundary(at + 1)) {
+        let mut text = SAMPLE.to_owned();
+        text.replace_range(at..at + 1, pieces[at % pieces.len()]);
+        match read(&text) {
+            Ok(config) => assert_eq!(config.fingerprint().len(), 64),
+            Err(errors) => assert!(!errors.to_string().contains(VALUE), "{errors}"),
+        }
+    }
+}
+
+/// The example that is shipped, and the page that is made of the types.
+#[test]
+fn the_reference_names_every_key_of_the_sample() {
+    let page = reference();
+    for key in
+        ["version", "max_backlog", "on_full", "order_by", "cooldown_max", "drop_unsettled", "grace", "secret", "hash"]
+    {
+        assert!(page.contains(&format!("| `{key}` |")), "{key}");
+    }
+    assert!(page.contains("## `groups.<name>.sink` with `type: webhook`"), "{page}");
+}

@@ -69,6 +69,8 @@ async fn a_look_at_a_node() {
     assert!(["orders", "deliver", "partner"].iter().all(|name| out.contains(name)), "{out}");
     assert!(!out.contains('\u{1b}'), "colour without a terminal: {out:?}");
     assert_eq!(node.cli(&["health"]).0, 0);
+    let (exit, out, _) = node.cli(&["health", "--detailed"]);
+    assert!(exit == 0 && out.contains("group/deliver") && out.contains("target/partner"), "{out}");
     let (exit, out, _) = node.cli(&["metrics"]);
     assert!(exit == 0 && out.contains("tidegate_build_info"), "{out}");
     assert_eq!(node.json(&["stream", "list"])["streams"][0]["name"], "orders");

@@ -1,9 +1,11 @@
 //! How a node ends, gently and otherwise, and what is there afterwards.
 
+use std::collections::HashSet;
+
 use rustix::process::Signal;
 
 use crate::{
-    node::{Berth, Log, SAMPLE, until},
+    node::{Berth, Log, Node, SAMPLE, until},
     receiver::Receiver,
 };
 
@@ -14,8 +16,68 @@ fn sample(receiver: &Receiver) -> String {
         .replace("order_by: subject", "lease: 5s")
 }
 
+/// Publishes from several sides at once until the node takes no more; returns the ids that it acknowledged.
+async fn publish_until_refused(node: &Node, acknowledged: &std::sync::Mutex<Vec<String>>) {
+    let publish = async |side: u32| {
+        for number in 0_u32.. {
+            let id = format!("{side}-{number}");
+            let request = node.client.post(format!("{}/v1/streams/orders/events", node.url));
+            let request = request.header("ce-specversion", "1.0").header("ce-source", "/load").header("ce-type", "t");
+            match request.header("ce-id", &id).body("x").send().await {
+                Ok(answer) if answer.status().is_success() => acknowledged.lock().unwrap().push(id),
+                Ok(answer) => {
+                    assert_eq!(answer.status().as_u16(), 503, "a node that stops refuses with 503");
+                    assert!(answer.headers().contains_key("retry-after"));
+                    return;
+                }
+                Err(_) => return,
+            }
+        }
+    };
+    tokio::join!(publish(0), publish(1), publish(2), publish(3));
+}
+
+/// Runs a node under load, ends it with a signal in the middle, and checks that all it acknowledged arrives.
+async fn nothing_acknowledged_is_lost(signal: Signal, exit: Option<i32>) {
+    let receiver = Receiver::start().await;
+    let berth = Berth::new(&sample(&receiver).replace("workers: 8", "workers: 2"));
+    let node = berth.start().await;
+    let acknowledged = std::sync::Mutex::new(Vec::new());
+    let end = async {
+        until("some are acknowledged", || async { (acknowledged.lock().unwrap().len() >= 200).then_some(()) }).await;
+        node.signal(signal);
+    };
+    tokio::join!(publish_until_refused(&node, &acknowledged), end);
+    let mut node = node;
+    assert_eq!(node.ended().await, exit, "{}", node.log.text());
+    let node = berth.start().await;
+    let acknowledged = acknowledged.into_inner().unwrap();
+    let arrived = || async {
+        let arrived: HashSet<String> = receiver.ids().into_iter().collect();
+        acknowledged.iter().all(|id| arrived.contains(id)).then_some(())
+    };
+    until("everything acknowledged arrives", arrived).await;
+    until("nothing is left", || async {
+        let group = node.get("/v1/groups/deliver").await;
+        (group["waiting"] == 0 && group["in_flight"] == 0 && group["scheduled"] == 0).then_some(())
+    })
+    .await;
+    assert_eq!(node.json(&["audit", "messages"])["balanced"], true);
+    node.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stop_under_load_finishes_what_is_held() {
+async fn a_stop_under_load_loses_nothing() {
+    nothing_acknowledged_is_lost(Signal::TERM, Some(0)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kill_under_load_loses_nothing() {
+    nothing_acknowledged_is_lost(Signal::KILL, None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_finishes_what_is_held_and_starts_nothing_new() {
     let receiver = Receiver::start().await;
     let berth = Berth::new(&sample(&receiver));
     let mut node = berth.start().await;
@@ -134,4 +196,19 @@ async fn an_address_that_is_taken_is_said() {
     assert_eq!(exit, 69, "{err}");
     assert!(err.contains(&format!("listen on {taken}")), "{err}");
     berth.start().await.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_service_manager_is_told() {
+    let berth = Berth::new(SAMPLE);
+    let path = berth.path().join("notify.sock");
+    let socket = tokio::net::UnixDatagram::bind(&path).unwrap();
+    let mut child = berth.command().env("NOTIFY_SOCKET", &path).spawn().unwrap();
+    let mut told = [0; 256];
+    let length = socket.recv(&mut told).await.unwrap();
+    assert!(told[..length].starts_with(b"READY=1"), "{:?}", String::from_utf8_lossy(&told[..length]));
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::TERM).unwrap();
+    let length = socket.recv(&mut told).await.unwrap();
+    assert!(told[..length].starts_with(b"STOPPING=1"), "{:?}", String::from_utf8_lossy(&told[..length]));
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
