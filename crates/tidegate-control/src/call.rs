@@ -98,6 +98,10 @@ impl Call {
 /// Reads JSON; says where it is wrong. Nothing at all stands for an empty object.
 pub(crate) fn parse<'a, T: serde::Deserialize<'a>>(body: &'a [u8]) -> Result<T> {
     let body = if body.is_empty() { b"{}" } else { body };
+    // Derived readers take a list for an object too, member by member in the order of the source.
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(Fault::invalid("body: expected a JSON object"));
+    }
     serde_json::from_slice(body).map_err(|error| {
         // Only who is wrong pays for knowing where.
         let mut reader = serde_json::Deserializer::from_slice(body);
@@ -252,5 +256,6 @@ mod tests {
         assert!(note("{\"tokens\":[],\"more\":1}").contains("more"));
         assert!(note("").contains("tokens"));
         assert!(note("{").contains("EOF"));
+        assert!(note("[[1]]").contains("object"));
     }
 }

@@ -90,8 +90,8 @@ pub(crate) struct Component {
     since: Timestamp,
     /// Parts of this part.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schema(no_recursion)]
-    components: Vec<Component>,
+    #[schema(no_recursion, value_type = Vec<Component>)]
+    components: Vec<Self>,
 }
 
 /// What the engine promises, in words where no number says it.

@@ -24,6 +24,9 @@ use self::{
     text::Page,
 };
 
+/// What becomes of deliveries: settled by a worker, or on the way to one.
+const OUTCOMES: [&str; 6] = ["done", "retry", "release", "dead", "duplicate", "expired"];
+
 /// Counts what passes as notices.
 #[derive(Debug, Default)]
 pub struct Metrics {
@@ -62,6 +65,16 @@ impl Metrics {
         catalogue::ALL
     }
 
+    /// Makes the meters of a group before anything is counted: whoever watches a counter grow must see it at 0 first.
+    fn know(&self, stream: &StreamName, group: &GroupName) {
+        self.groups.with(group, |meters| {
+            for outcome in OUTCOMES {
+                meters.settled.with(&outcome, |_| {});
+            }
+        });
+        self.buried.with(&(stream.clone(), group.clone()), |_| {});
+    }
+
     /// Counts what became of dead letters that somebody asked to reprocess.
     pub(crate) fn reprocessed(&self, stream: &StreamName, result: &'static str, count: u64) {
         if count > 0 {
@@ -75,7 +88,7 @@ impl Metrics {
         self.write_groups(page);
         let mut family = page.family(&catalogue::DEAD_LETTERS_BURIED);
         self.buried.each(|(stream, group), classes| {
-            for (class, counter) in FaultClass::ALL.iter().zip(classes).filter(|(_, counter)| counter.get() > 0) {
+            for (class, counter) in FaultClass::ALL.iter().zip(classes) {
                 family.sample(&[stream.as_str(), group.as_str(), class.as_str()], counter.get());
             }
         });
@@ -98,8 +111,7 @@ impl Metrics {
         self.groups.each(|group, meters| {
             family.sample(&[group.as_str(), "done", ""], meters.done.get());
             family.sample(&[group.as_str(), "interrupted", ""], meters.interrupted.get());
-            for (class, counter) in FaultClass::ALL.iter().zip(&meters.failed).filter(|(_, counter)| counter.get() > 0)
-            {
+            for (class, counter) in FaultClass::ALL.iter().zip(&meters.failed) {
                 family.sample(&[group.as_str(), "failed", class.as_str()], counter.get());
             }
         });

@@ -264,26 +264,22 @@ fn read_events(
     defaults: &PlainDefaults,
     clock: &Clock,
 ) -> Result<Vec<Event>, Problem> {
-    if let Some(kind) = headers.get(header::CONTENT_TYPE) {
-        let kind = kind.to_str().map_err(|_| Problem::unsupported("content type is not ASCII".to_owned()))?;
-        let essence = kind.split(';').next().unwrap_or("").trim();
-        let form = essence.get(..CLOUDEVENTS.len()).filter(|start| start.eq_ignore_ascii_case(CLOUDEVENTS));
-        let known = ["application/cloudevents+json", "application/cloudevents-batch+json"];
-        if form.is_some() && !known.iter().any(|known| essence.eq_ignore_ascii_case(known)) {
-            return Err(Problem::unsupported(format!("CloudEvents in {kind:?}; JSON is what is understood")));
-        }
-    }
     for (name, value) in headers {
-        if name.as_str().starts_with("ce-") && value.to_str().is_err() {
+        let read = name.as_str().starts_with("ce-") || *name == header::CONTENT_TYPE;
+        if read && value.to_str().is_err() {
             let note = format!("header {:?} is not ASCII; other characters are percent-encoded", name.as_str());
             return Err(Fault::invalid(note).into());
         }
     }
-    let headers = headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
-    Ok(cloudevents::from_http(headers, body, defaults, clock)?)
+    let named = headers.iter().filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
+    cloudevents::from_http(named, body, defaults, clock).map_err(|fault| {
+        let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+        if kind.is_some_and(|kind| !cloudevents::is_readable(kind)) {
+            return Problem::unsupported(fault.note().to_owned());
+        }
+        fault.into()
+    })
 }
-
-const CLOUDEVENTS: &str = "application/cloudevents";
 
 fn write_accepted(ids: &[ByteString], appended: &[Appended]) -> Vec<u8> {
     let mut out = Vec::with_capacity(16 + ids.len() * 96);

@@ -1,5 +1,7 @@
 //! The page of metrics: what was counted, and what is looked up now.
 
+use std::collections::BTreeMap;
+
 use tidegate_core::{
     clock::Timestamp,
     fault::Result,
@@ -15,8 +17,12 @@ pub(crate) async fn page(api: &Api) -> Result<String> {
     let mut page = Page::default();
     page.family(&catalogue::BUILD_INFO).sample(&[&api.node.version], 1);
     page.family(&catalogue::CONFIG_INFO).sample(&[&api.config], 1);
-    streams(api, &mut page).await?;
-    groups(&api.store.groups().await?, &mut page);
+    let all = api.store.groups().await?;
+    for group in &all {
+        api.metrics.know(&group.stream, &group.name);
+    }
+    streams(api, &all, &mut page).await?;
+    groups(&all, &mut page);
     api.metrics.write(&mut page);
     breakers(api, &mut page);
     store(&api.store.status(), &mut page);
@@ -32,7 +38,7 @@ fn seconds(at: Timestamp) -> f64 {
     at.as_millis() as f64 / 1000.0
 }
 
-async fn streams(api: &Api, page: &mut Page) -> Result<()> {
+async fn streams(api: &Api, groups: &[GroupStatus], page: &mut Page) -> Result<()> {
     let all = api.store.streams().await?;
     let streams: Vec<_> = all.iter().filter(|stream| !stream.name.is_dead_letters()).collect();
     let mut family = page.family(&catalogue::MESSAGES_ACCEPTED);
@@ -45,15 +51,18 @@ async fn streams(api: &Api, page: &mut Page) -> Result<()> {
     }
     // A window that begins now counts nothing but what is parked.
     let now = api.cx.clock.now();
-    let mut parked = Vec::new();
+    let mut parked = BTreeMap::new();
     for stream in &streams {
         for (group, count) in api.store.dead_report(&stream.name, now).await?.parked {
-            parked.push((stream.name.as_str(), group, count));
+            parked.insert((&stream.name, group), count);
         }
     }
+    for group in groups {
+        parked.entry((&group.stream, group.name.clone())).or_insert(0);
+    }
     let mut family = page.family(&catalogue::DEAD_LETTERS);
-    for (stream, group, count) in &parked {
-        family.sample(&[stream, group.as_str()], count);
+    for ((stream, group), count) in &parked {
+        family.sample(&[stream.as_str(), group.as_str()], count);
     }
     Ok(())
 }

@@ -1,0 +1,176 @@
+//! A store that can be made to ail: everything goes to the real one, but for what a test asks for.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytestring::ByteString;
+use parking_lot::Mutex;
+use tidegate_core::{
+    clock::Timestamp,
+    delivery::{LeaseToken, Position, SettleStatus, Settled},
+    event::Event,
+    fault::{Fault, Result},
+    names::{GroupName, StreamName},
+    store::{
+        Appended, Broker, Claim, Claimed, DeadLetter, DeadQuery, DeadReport, DeadStep, DeadStepStatus, GroupSpec,
+        GroupStatus, Ledger, LedgerStatus, Page, Promises, Store, StoreStatus, Stored, StreamSpec, StreamStatus,
+    },
+};
+use tokio::sync::Notify;
+
+/// What is wrong with it.
+#[derive(Clone)]
+pub(crate) enum Illness {
+    None,
+    /// Listing streams panics.
+    Panic,
+    /// Listing streams and appending fail with this fault.
+    Fault(Fault),
+    /// Its status is this.
+    Status(StoreStatus),
+    /// Nothing is accounted for: each group has lost one event.
+    Unbalanced,
+}
+
+pub(crate) struct Ailing {
+    pub(crate) inner: Arc<dyn Store>,
+    pub(crate) illness: Mutex<Illness>,
+    /// Told whenever somebody waits for work of the group `deliver`.
+    pub(crate) waited: Notify,
+}
+
+impl Ailing {
+    pub(crate) fn new(inner: Arc<dyn Store>) -> Arc<Self> {
+        Arc::new(Self { inner, illness: Mutex::new(Illness::None), waited: Notify::new() })
+    }
+
+    pub(crate) fn ail(&self, illness: Illness) {
+        *self.illness.lock() = illness;
+    }
+
+    fn suffer(&self) -> Result<()> {
+        match &*self.illness.lock() {
+            Illness::Panic => panic!("the store is upset"),
+            Illness::Fault(fault) => Err(fault.clone()),
+            Illness::None | Illness::Status(_) | Illness::Unbalanced => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl Broker for Ailing {
+    fn promises(&self) -> Promises {
+        self.inner.promises()
+    }
+
+    async fn declare_stream(&self, spec: &StreamSpec) -> Result<()> {
+        self.inner.declare_stream(spec).await
+    }
+
+    async fn declare_group(&self, spec: &GroupSpec) -> Result<()> {
+        self.inner.declare_group(spec).await
+    }
+
+    async fn remove_group(&self, group: &GroupName) -> Result<()> {
+        self.inner.remove_group(group).await
+    }
+
+    async fn append(&self, stream: &StreamName, events: Vec<Event>) -> Result<Vec<Appended>> {
+        self.suffer()?;
+        self.inner.append(stream, events).await
+    }
+
+    async fn read(&self, stream: &StreamName, from: Position, max: usize) -> Result<Page<Stored>> {
+        self.inner.read(stream, from, max).await
+    }
+
+    async fn claim(&self, ask: &Claim) -> Result<Claimed> {
+        self.inner.claim(ask).await
+    }
+
+    async fn extend(&self, tokens: &[LeaseToken], until: Timestamp) -> Result<Vec<bool>> {
+        self.inner.extend(tokens, until).await
+    }
+
+    async fn settle(&self, settled: Vec<Settled>) -> Result<Vec<SettleStatus>> {
+        self.inner.settle(settled).await
+    }
+
+    async fn wait(&self, group: &GroupName, until: Timestamp) {
+        if group.as_str() == "deliver" {
+            self.waited.notify_one();
+        }
+        self.inner.wait(group, until).await;
+    }
+
+    async fn streams(&self) -> Result<Vec<StreamStatus>> {
+        self.suffer()?;
+        self.inner.streams().await
+    }
+
+    async fn groups(&self) -> Result<Vec<GroupStatus>> {
+        let mut groups = self.inner.groups().await?;
+        if matches!(&*self.illness.lock(), Illness::Unbalanced) {
+            groups.iter_mut().for_each(|group| group.accepted += 1);
+        }
+        Ok(groups)
+    }
+
+    async fn group(&self, group: &GroupName) -> Result<GroupStatus> {
+        self.inner.group(group).await
+    }
+
+    async fn dead_letters(&self, stream: &StreamName, query: &DeadQuery) -> Result<Page<DeadLetter>> {
+        self.inner.dead_letters(stream, query).await
+    }
+
+    async fn dead_letter(&self, stream: &StreamName, id: Position) -> Result<DeadLetter> {
+        self.inner.dead_letter(stream, id).await
+    }
+
+    async fn move_dead(&self, step: &DeadStep) -> Result<Vec<DeadStepStatus>> {
+        self.inner.move_dead(step).await
+    }
+
+    async fn dead_report(&self, stream: &StreamName, since: Timestamp) -> Result<DeadReport> {
+        self.inner.dead_report(stream, since).await
+    }
+
+    async fn put_state(&self, key: &str, value: Option<&[u8]>) -> Result<()> {
+        self.inner.put_state(key, value).await
+    }
+
+    async fn states(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>> {
+        self.inner.states(prefix).await
+    }
+
+    async fn upkeep(&self) -> Result<()> {
+        self.inner.upkeep().await
+    }
+
+    fn status(&self) -> StoreStatus {
+        match &*self.illness.lock() {
+            Illness::Status(status) => status.clone(),
+            Illness::None | Illness::Panic | Illness::Fault(_) | Illness::Unbalanced => self.inner.status(),
+        }
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.inner.close().await
+    }
+}
+
+#[async_trait]
+impl Ledger for Ailing {
+    async fn done(&self, group: &GroupName, events: &[(ByteString, ByteString)]) -> Result<Vec<bool>> {
+        self.inner.done(group, events).await
+    }
+
+    async fn forget(&self, group: &GroupName, source: &str, id: &str) -> Result<bool> {
+        self.inner.forget(group, source, id).await
+    }
+
+    async fn ledger_status(&self, group: &GroupName) -> Result<LedgerStatus> {
+        self.inner.ledger_status(group).await
+    }
+}

@@ -1,0 +1,135 @@
+//! Groups and targets: looking at them, and what an operator does with them.
+
+use serde_json::{Value, json};
+use tidegate_core::notice::Notice;
+
+use crate::node::Node;
+
+#[tokio::test]
+async fn groups_are_listed_and_shown() {
+    let node = Node::start().await;
+    node.publish(&["a", "b"]).await;
+    let group = node.get("/v1/groups/deliver").await.good();
+    for (member, expect) in [
+        ("name", json!("deliver")),
+        ("stream", json!("orders")),
+        ("state", json!("running")),
+        ("waiting", json!(2)),
+        ("scheduled", json!(0)),
+        ("in_flight", json!(0)),
+        ("done", json!(0)),
+        ("dead", json!(0)),
+        ("duplicates", json!(0)),
+        ("blocked_keys", json!(0)),
+        ("paused", Value::Null),
+        ("pull", json!(true)),
+        ("gate", json!("open")),
+    ] {
+        assert_eq!(group[member], expect, "{member} in {group}");
+    }
+    assert!(group["oldest_waiting_age_seconds"].is_number());
+    assert_eq!(group["policy"]["lease"], "1m");
+    assert_eq!(group["policy"]["retry"]["attempts"], 3);
+    let all = node.get("/v1/groups").await.good();
+    let names: Vec<&Value> = all["groups"].as_array().unwrap().iter().map(|one| &one["name"]).collect();
+    assert_eq!(names, ["deliver", "inside"]);
+    node.get("/v1/groups/nobody").await.problem(404, "missing");
+}
+
+#[tokio::test]
+async fn a_group_is_paused_resumed_and_scaled() {
+    let mut node = Node::start().await;
+    let until = node.clock.now().plus(std::time::Duration::from_secs(3600)).to_string();
+    let paused =
+        node.post("/v1/groups/deliver/pause", json!({ "reason": "partner is down", "until": until })).await.good();
+    assert_eq!(paused["result"], "paused");
+    assert!(!paused["action"].as_str().unwrap().is_empty());
+    let group = node.get("/v1/groups/deliver").await.good();
+    assert_eq!(group["state"], "paused");
+    assert_eq!((&group["paused"]["by"], &group["paused"]["reason"]), (&json!("local"), &json!("partner is down")));
+    assert_eq!(group["paused"]["until"], json!(until));
+    node.publish(&["a"]).await;
+    assert_eq!(node.post("/v1/groups/deliver/claim", json!({})).await.good(), json!({ "deliveries": [] }));
+    let told = node.tap.wait_for(|notice| matches!(notice, Notice::GroupPaused { .. })).await.unwrap();
+    assert!(matches!(told, Notice::GroupPaused { by, reason, .. } if by == "local" && reason == "partner is down"));
+
+    let resumed = node.post("/v1/groups/deliver/resume", json!({})).await.good();
+    assert_eq!((&resumed["result"], &resumed["group"]["state"]), (&json!("resumed"), &json!("running")));
+    assert_eq!(node.claim(1).await.len(), 1);
+
+    let scaled = node.post("/v1/groups/inside/scale", json!({ "workers": 9, "reason": "rush" })).await.good();
+    assert_eq!((&scaled["result"], &scaled["group"]["workers"]), (&json!("scaled"), &json!(9)));
+    for wrong in [json!({ "workers": 0 }), json!({ "workers": 5000 }), json!({}), json!({ "workers": -1 })] {
+        node.post("/v1/groups/inside/scale", wrong).await.problem(400, "invalid");
+    }
+    let past = json!({ "until": "2020-01-01T00:00:00Z" });
+    node.post("/v1/groups/deliver/pause", past).await.problem(400, "invalid");
+    node.post("/v1/groups/nobody/pause", json!({})).await.problem(404, "missing");
+}
+
+#[tokio::test]
+async fn a_target_is_tripped_reset_and_limited() {
+    let node = Node::start().await;
+    let target = node.get("/v1/targets/partner").await.good();
+    assert_eq!((&target["name"], &target["breaker"]["state"]), (&json!("partner"), &json!("closed")));
+    assert_eq!(target["last_error"], Value::Null);
+    assert_eq!(node.get("/v1/targets").await.good()["targets"][0]["name"], "partner");
+
+    let tripped = node.post("/v1/targets/partner/trip", json!({ "reason": "they asked us to" })).await.good();
+    assert_eq!(tripped["target"]["breaker"]["state"], "open");
+    assert_eq!(tripped["target"]["by_hand"]["by"], "local");
+    assert_eq!(tripped["target"]["by_hand"]["reason"], "they asked us to");
+    let reset = node.post("/v1/targets/partner/reset", json!({})).await.good();
+    assert_eq!((&reset["result"], &reset["target"]["gate"]), (&json!("reset"), &json!("open")));
+
+    let limited = node.post("/v1/targets/partner/limit", json!({ "concurrency": 3, "rate": "10/m" })).await.good();
+    assert_eq!(
+        (&limited["target"]["concurrency"]["limit"], &limited["target"]["rate"]["limit"]),
+        (&json!(3), &json!("10/m"))
+    );
+    let back = node.post("/v1/targets/partner/limit", json!({})).await.good();
+    assert_eq!((&back["target"]["concurrency"]["limit"], &back["target"]["rate"]["limit"]), (&json!(16), &Value::Null));
+    for wrong in [json!({ "concurrency": 0 }), json!({ "rate": "fast" }), json!({ "speed": 1 })] {
+        node.post("/v1/targets/partner/limit", wrong).await.problem(400, "invalid");
+    }
+    for path in ["/v1/targets/nobody/trip", "/v1/targets/nobody/reset", "/v1/targets/nobody/limit"] {
+        node.post(path, json!({})).await.problem(404, "missing");
+    }
+    node.get("/v1/targets/nobody").await.problem(404, "missing");
+}
+
+#[tokio::test]
+async fn everything_is_accounted_for() {
+    let node = Node::start().await;
+    node.publish(&["a", "b", "c"]).await;
+    node.settle(&node.claim(1).await[0], json!({ "outcome": "done" })).await;
+    node.settle(&node.claim(1).await[0], json!({ "outcome": "reject" })).await;
+    let audit = node.get("/v1/audit/messages").await.good();
+    assert_eq!(audit["balanced"], true);
+    let rows = audit["rows"].as_array().unwrap();
+    let row = rows.iter().find(|row| row["group"] == "deliver").unwrap();
+    assert_eq!(
+        *row,
+        json!({
+            "stream": "orders", "group": "deliver", "accepted": 3, "done": 1, "waiting": 1, "scheduled": 0,
+            "in_flight": 0, "dead": 1, "expired": 0, "dropped": 0, "difference": 0,
+        })
+    );
+    node.store.ail(crate::ailing::Illness::Unbalanced);
+    let audit = node.get("/v1/audit/messages").await.good();
+    assert_eq!((&audit["balanced"], &audit["rows"][0]["difference"]), (&json!(false), &json!(1)));
+}
+
+#[tokio::test]
+async fn the_ledger_forgets_what_it_is_told_to() {
+    let node = Node::start().await;
+    node.publish(&["a"]).await;
+    node.settle(&node.claim(1).await[0], json!({ "outcome": "done" })).await;
+    assert_eq!(node.get("/v1/ledger/deliver").await.good()["entries"], 1);
+    let forget = json!({ "source": "/", "id": "a", "reason": "run it again" });
+    let forgotten = node.post("/v1/ledger/deliver/forget", forget.clone()).await.good();
+    assert_eq!((&forgotten["forgotten"], &forgotten["id"]), (&json!(true), &json!("a")));
+    node.post("/v1/ledger/deliver/forget", forget).await.problem(404, "missing");
+    node.post("/v1/ledger/deliver/forget", json!({ "id": "a" })).await.problem(400, "invalid");
+    node.get("/v1/ledger/nobody").await.problem(404, "missing");
+}

@@ -1,0 +1,15 @@
+//! The control plane through a real listener.
+#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+
+mod ailing;
+mod auth;
+mod client;
+mod dlq;
+mod groups;
+mod health;
+mod listener;
+mod node;
+mod publish;
+mod pull;
+mod rubbish;
+mod streams;
