@@ -179,6 +179,7 @@ impl Embedded {
             threaded: options.threads,
             _lock: lock,
         });
+        store.upkeep.lock().trim();
         if options.threads {
             store.start()?;
         }
@@ -247,7 +248,7 @@ impl Embedded {
                 self.committer.lock().sync_dirty();
             }
         }
-        if self.state.failed.read().is_none() { self.upkeep.lock().checkpoint() } else { Ok(()) }
+        if self.state.failed.read().is_none() { self.upkeep.lock().checkpoint(true) } else { Ok(()) }
     }
 }
 

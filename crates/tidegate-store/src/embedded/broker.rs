@@ -274,6 +274,7 @@ impl Broker for Embedded {
                 out: Claimed::default(),
                 aside: Aside::default(),
                 bytes: 0,
+                full: false,
             };
             claiming.run()?;
             (claiming.out, claiming.aside)

@@ -40,8 +40,8 @@ fn path(dir: &std::path::Path, number: u64) -> PathBuf {
     dir.join(format!("{number:016x}.checkpoint"))
 }
 
-/// Takes the image of the state as it is.
-pub(crate) fn take(state: &State) -> Image {
+/// Takes the image of the state as it is; `closing` when no work is lent any more by intent.
+pub(crate) fn take(state: &State, closing: bool) -> Image {
     let from = Lsn(state.applied.load(std::sync::atomic::Ordering::Acquire));
     let (registry_applied, next_id, states, streams, groups) = {
         let registry = state.registry.read();
@@ -56,7 +56,7 @@ pub(crate) fn take(state: &State) -> Image {
     }
     for group in groups {
         let inner = group.inner.lock();
-        image.groups.push(inner.image(group.decl(inner.start)));
+        image.groups.push(inner.image(group.decl(inner.start), closing));
     }
     image.segments = state.reader.segments.read().keys().copied().collect();
     image.next_run = state.next_run.load(std::sync::atomic::Ordering::Acquire);

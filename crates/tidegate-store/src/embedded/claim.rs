@@ -51,6 +51,8 @@ pub(crate) struct Claiming<'a> {
     pub(crate) out: Claimed,
     pub(crate) aside: Aside,
     pub(crate) bytes: usize,
+    /// The next delivery does not fit the bytes of one claim.
+    pub(crate) full: bool,
 }
 
 /// What is in a record that can be delivered.
@@ -77,8 +79,7 @@ impl Claiming<'_> {
     fn room(&self) -> usize {
         let room = self.ask.max.min(limits::CLAIM_MAX).saturating_sub(self.out.deliveries.len());
         let in_flight = usize::try_from(self.inner.in_flight).unwrap_or(usize::MAX);
-        let full = self.bytes >= limits::CLAIM_BYTES_MAX;
-        if full { 0 } else { room.min(limits::IN_FLIGHT_MAX.saturating_sub(in_flight)) }
+        if self.full { 0 } else { room.min(limits::IN_FLIGHT_MAX.saturating_sub(in_flight)) }
     }
 
     /// Takes back what was lent and neither settled nor extended in time.
@@ -157,7 +158,7 @@ impl Claiming<'_> {
             }
             let mut hint = self.inner.hint.take();
             let from = self.inner.cursor;
-            let bytes = limits::CLAIM_BYTES_MAX - self.bytes;
+            let bytes = limits::CLAIM_BYTES_MAX.saturating_sub(self.bytes).max(1);
             let found = self.group.stream.read(from, room, bytes, &mut hint, self.reader, self.open)?;
             let reached = found.first().map_or(last + 1, |found| found.seq);
             if reached > from {
@@ -201,10 +202,17 @@ impl Claiming<'_> {
             self.aside.settles.push(Settle { group: self.group.id, seq, how });
             return;
         }
-        let due = instant(&parsed.event, DELIVER_AT).filter(|at| *at > self.now);
+        if let Some(at) = instant(&parsed.event, DELIVER_AT).filter(|at| *at > self.now) {
+            self.schedule(seq, at);
+            return;
+        }
         let twin = self.inner.ledger.is_some() && self.inner.busy.get(&fingerprint).is_some_and(|other| *other != seq);
-        if let Some(at) = due.or_else(|| twin.then(|| self.now.plus(TWIN_WAIT))) {
-            self.inner.change(seq, State::Due(at));
+        if twin {
+            self.inner.change(seq, State::Due(self.now.plus(TWIN_WAIT)));
+            return;
+        }
+        if !self.out.deliveries.is_empty() && self.bytes + parsed.event.size() > limits::CLAIM_BYTES_MAX {
+            self.full = true;
             return;
         }
         if let Some(key) = key
@@ -213,6 +221,16 @@ impl Claiming<'_> {
             return;
         }
         self.lend(seq, parsed, fingerprint);
+    }
+
+    /// Lets a delivery wait for its time; it stands in the journal, so that it need not be looked at again.
+    fn schedule(&mut self, seq: u64, at: Timestamp) {
+        self.inner.change(seq, State::Settling);
+        let Some(entry) = self.inner.entries.get_mut(&seq) else { return };
+        // It does not hold its order key while it waits.
+        entry.key = None;
+        let how = How::Retry { at, attempts: entry.attempts, crashes: entry.crashes, key: None, attempt: None };
+        self.aside.settles.push(Settle { group: self.group.id, seq, how });
     }
 
     /// Returns how a delivery is settled that needs no handler.
@@ -265,10 +283,11 @@ impl Claiming<'_> {
         let expires = self.now.plus(self.ask.lease);
         self.inner.change(seq, State::Leased { epoch, expires });
         self.inner.busy.insert(fingerprint, seq);
-        if self.spec.mark_claims {
+        let Some(entry) = self.inner.entries.get_mut(&seq) else { return };
+        entry.marked = self.spec.mark_claims;
+        if entry.marked {
             self.aside.marks.push(seq);
         }
-        let Some(entry) = self.inner.entries.get(&seq) else { return };
         self.bytes += parsed.event.size();
         let position = Position::number(seq);
         self.out.deliveries.push(Delivery {

@@ -80,6 +80,10 @@ pub(crate) struct Entry {
     pub(crate) at: Lsn,
     pub(crate) accepted_at: Timestamp,
     pub(crate) history: Vec<Note>,
+    /// It is lent to a handler that may kill the process, and the journal says so.
+    pub(crate) marked: bool,
+    /// Its history already holds that of its earlier life.
+    pub(crate) recalled: bool,
 }
 
 /// A past attempt with its message shared among all that failed alike.
@@ -210,6 +214,8 @@ impl Entry {
             at,
             accepted_at: Timestamp::ZERO,
             history: Vec::new(),
+            marked: false,
+            recalled: false,
         }
     }
 
@@ -422,6 +428,7 @@ impl GroupInner {
         let Some(entry) = self.entries.get_mut(&seq) else { return };
         entry.attempts = attempts;
         entry.crashes = crashes;
+        entry.marked = false;
         entry.key = entry.key.or(key);
         if let Some(note) = note {
             if entry.history.len() >= limits::HISTORY_MAX {
@@ -460,10 +467,14 @@ impl GroupInner {
 
     /// Gives a redriven event its past.
     pub(crate) fn recall(&mut self, seq: u64, past: &[Attempt]) {
-        let notes: Vec<Note> = past.iter().map(|attempt| self.note(attempt)).collect();
-        if let Some(entry) = self.entries.get_mut(&seq)
-            && entry.history.is_empty()
-        {
+        if past.is_empty() || self.entries.get(&seq).is_none_or(|entry| entry.recalled) {
+            return;
+        }
+        let mut notes: Vec<Note> = past.iter().map(|attempt| self.note(attempt)).collect();
+        if let Some(entry) = self.entries.get_mut(&seq) {
+            entry.recalled = true;
+            notes.append(&mut entry.history);
+            notes.drain(..notes.len().saturating_sub(limits::HISTORY_MAX));
             entry.history = notes;
         }
     }

@@ -80,6 +80,11 @@ impl Opening {
             let path = self.folder(name);
             self.disk.create_dir(&path).map_err(|error| io_fault("make folder", &path, error))?;
         }
+        // A folder whose parent was never synced may be gone after a power loss, with all that is in it.
+        for dir in [Some(self.dir.as_path()), self.dir.parent()].into_iter().flatten() {
+            let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+            self.disk.sync_dir(dir).map_err(|error| io_fault("sync folder", dir, error))?;
+        }
         let folder = self.folder(CHECKPOINTS);
         let names = self.disk.list(&folder).map_err(|error| io_fault("list", &folder, error))?;
         let numbers = checkpoint::list(&names);

@@ -142,7 +142,8 @@ impl Scanner<'_> {
             self.damage(from, next - from, format!("the start of frame {expected} does not read back"));
             return self.take(&walk, number, next, visit);
         }
-        let Some(last) = self.bytes[from..].iter().rposition(|byte| *byte != 0) else { return false };
+        let rest = self.bytes.get(from..).unwrap_or_default();
+        let Some(last) = rest.iter().rposition(|byte| *byte != 0) else { return false };
         let dirty = from + last + 1;
         let walk = self.walk(from, dirty, expected, 0);
         if !self.newest || (walk.ended && !self.zero_sector(from, dirty)) {
@@ -200,7 +201,7 @@ impl Scanner<'_> {
     }
 
     fn cut(&mut self, what: String) -> bool {
-        let last = self.bytes[self.at..].iter().rposition(|byte| *byte != 0).unwrap_or(0);
+        let last = self.bytes.get(self.at..).unwrap_or_default().iter().rposition(|byte| *byte != 0).unwrap_or(0);
         let len = last as u64 + 1;
         self.out.dirty_end = self.at as u64 + len;
         self.out.cut = Some(Damage { at: Lsn::new(self.segment.number, self.at as u64), len, what });

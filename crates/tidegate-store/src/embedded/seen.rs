@@ -270,7 +270,8 @@ impl Seen {
 
     /// Returns work for the background, when there is any: entries to seal or runs to merge.
     pub(crate) fn sealing(&mut self, active_max: usize, now: Timestamp) -> Option<Sealing> {
-        self.active_max = active_max;
+        let wanted = usize::try_from(self.entries_max).unwrap_or(usize::MAX).max(1024);
+        self.active_max = active_max.min(wanted);
         self.expire(now);
         if let Some(frozen) = &self.frozen {
             return Some(Sealing::Frozen(Arc::clone(frozen)));

@@ -73,12 +73,13 @@ impl Upkeep {
         self.fill_spares()?;
         self.state.check_failed()?;
         self.seal_seen()?;
-        self.trim()?;
+        self.drop_overdue()?;
+        self.trim();
         self.sample_rates();
         let clean = self.clean()?;
         let written = self.state.stats.bytes.load(Ordering::Relaxed) - self.written;
         if force_checkpoint || written >= CHECKPOINT_EVERY.min(self.sizes.0 * 8) || clean {
-            self.checkpoint()?;
+            self.checkpoint(false)?;
         }
         self.remove_dead_segments()?;
         self.state.stats.progress_at.store(self.state.clock.now().as_millis(), Ordering::Relaxed);
@@ -168,11 +169,10 @@ impl Upkeep {
         (registry.streams.values().map(Arc::clone).collect(), registry.groups.values().map(Arc::clone).collect())
     }
 
-    /// Moves the start of each stream up to what retention keeps.
-    fn trim(&self) -> Result<()> {
-        let (streams, _) = self.everything();
+    /// Moves the start of each stream up to what retention keeps and every group has looked at.
+    pub(crate) fn trim(&self) {
         let now = self.state.clock.now();
-        for stream in streams {
+        for stream in self.everything().0 {
             let horizon = stream.horizon(now);
             if stream.name.is_dead_letters() {
                 let mut inner = stream.inner.lock();
@@ -182,13 +182,19 @@ impl Upkeep {
                 continue;
             }
             let wanted = self.retained_from(&stream, horizon);
-            if stream.spec.read().retain.drop_unsettled {
-                self.drop_unsettled(&stream, wanted)?;
-            }
             let groups = stream.groups.read();
             let floor = groups.iter().map(|group| group.inner.lock().cursor).min().unwrap_or(u64::MAX);
-            let first = wanted.min(floor).min(stream.last() + 1);
-            stream.first.fetch_max(first, Ordering::AcqRel);
+            stream.first.fetch_max(wanted.min(floor).min(stream.last() + 1), Ordering::AcqRel);
+        }
+    }
+
+    /// Drops what groups have not settled where a stream asks for it.
+    fn drop_overdue(&self) -> Result<()> {
+        let now = self.state.clock.now();
+        for stream in self.everything().0 {
+            if stream.spec.read().retain.drop_unsettled {
+                self.drop_unsettled(&stream, self.retained_from(&stream, stream.horizon(now)))?;
+            }
         }
         Ok(())
     }
@@ -210,9 +216,10 @@ impl Upkeep {
             let open = self.state.open.0.read().clone();
             let span = if open.0 == number { span(&open.1.lock()) } else { segment.footer.get().and_then(span) };
             let Some((span_last, span_bytes, newest)) = span else { continue };
+            let enough = retain.bytes.is_some_and(|most| bytes >= most);
             bytes += span_bytes;
             let old = horizon.is_some_and(|horizon| newest < horizon.as_millis());
-            if old || retain.bytes.is_some_and(|most| bytes > most && bytes > span_bytes) {
+            if old || enough {
                 from = from.max(span_last + 1);
                 break;
             }
@@ -358,10 +365,10 @@ impl Upkeep {
     }
 
     /// Writes a checkpoint and lets go of what no kept checkpoint needs.
-    pub(crate) fn checkpoint(&mut self) -> Result<()> {
+    pub(crate) fn checkpoint(&mut self, closing: bool) -> Result<()> {
         let folder = self.state.dir.join(CHECKPOINTS);
         self.written = self.state.stats.bytes.load(Ordering::Relaxed);
-        let image = checkpoint::take(&self.state);
+        let image = checkpoint::take(&self.state, closing);
         let number = self.checkpoints.last().map_or(1, |(number, _)| number + 1);
         checkpoint::write(&*self.state.disk, &folder, number, &image)?;
         self.checkpoints.push((number, image.from));

@@ -35,6 +35,8 @@ struct EntryImage {
     crashes: u32,
     accepted_at: i64,
     history: Vec<(i64, u64, u8, u32)>,
+    /// Its history already holds that of its earlier life.
+    recalled: bool,
 }
 
 impl GroupImage {
@@ -45,7 +47,9 @@ impl GroupImage {
 }
 
 impl GroupInner {
-    pub(crate) fn image(&self, decl: GroupDecl) -> GroupImage {
+    /// Takes the image. Unless the store is being closed in order, what is lent to a handler that may kill the
+    /// process counts as if it had: the mark in the journal lies before the checkpoint and is not replayed.
+    pub(crate) fn image(&self, decl: GroupDecl, closing: bool) -> GroupImage {
         let mut numbers: BTreeMap<&str, u32> = BTreeMap::new();
         let mut words = Vec::new();
         let mut entries = Vec::with_capacity(self.entries.len());
@@ -59,15 +63,18 @@ impl GroupInner {
                 let took = u64::try_from(note.took.as_millis()).unwrap_or(u64::MAX);
                 history.push((note.at.as_millis(), took, note.class.code(), number));
             }
+            let held = matches!(entry.state, State::Leased { .. } | State::Settling);
+            let crash = u32::from(entry.marked && held && !closing);
             entries.push(EntryImage {
                 seq: *seq,
                 at: entry.at,
                 due: if let State::Due(at) = entry.state { Some(at.as_millis()) } else { None },
                 key: entry.key,
-                attempts: entry.attempts,
-                crashes: entry.crashes,
+                attempts: entry.attempts + crash,
+                crashes: entry.crashes + crash,
                 accepted_at: entry.accepted_at.as_millis(),
                 history,
+                recalled: entry.recalled,
             });
         }
         GroupImage {
@@ -95,6 +102,7 @@ impl GroupInner {
             entry.key = old.key.filter(|_| old.due.is_some());
             entry.attempts = old.attempts;
             entry.crashes = old.crashes;
+            entry.recalled = old.recalled;
             entry.accepted_at = Timestamp::from_millis(old.accepted_at);
             for (at, took, class, number) in &old.history {
                 entry.history.push(Note {
