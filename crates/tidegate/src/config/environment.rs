@@ -43,18 +43,23 @@ impl Environment for SystemEnvironment {
     }
 }
 
-fn read(path: &Path, secret: bool) -> Result<String, String> {
-    let words = |error: std::io::Error| match error.kind() {
+#[expect(clippy::wildcard_enum_match_arm, reason = "the system's own words for what is rare")]
+fn words(error: std::io::Error) -> String {
+    match error.kind() {
         ErrorKind::NotFound => "does not exist".to_owned(),
         ErrorKind::PermissionDenied => "may not be read by this process".to_owned(),
         ErrorKind::InvalidData => "is not UTF-8".to_owned(),
         _ => error.to_string(),
-    };
-    let file = File::open(path).map_err(words)?;
-    let metadata = file.metadata().map_err(words)?;
-    if !metadata.is_file() {
+    }
+}
+
+fn read(path: &Path, secret: bool) -> Result<String, String> {
+    // Looked at before it is opened: to open a pipe is to wait for its other end.
+    if !std::fs::metadata(path).map_err(words)?.is_file() {
         return Err("is no ordinary file".to_owned());
     }
+    let file = File::open(path).map_err(words)?;
+    let metadata = file.metadata().map_err(words)?;
     if metadata.len() > VALUE_BYTES_MAX {
         return Err(format!("is larger than {VALUE_BYTES_MAX} bytes"));
     }
