@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use async_trait::async_trait;
@@ -47,6 +47,8 @@ struct Switches {
     claim: AtomicBool,
     extend: AtomicBool,
     settle: Mutex<Option<Fault>>,
+    hasty: AtomicBool,
+    claims: AtomicU64,
 }
 
 struct Wrapped {
@@ -69,6 +71,16 @@ impl Faulty {
 
     pub(crate) fn fail_extend(&self, fail: bool) {
         self.0.extend.store(fail, Ordering::SeqCst);
+    }
+
+    /// Whether waiting for work ends at once, although there is none.
+    pub(crate) fn hasty(&self, hasty: bool) {
+        self.0.hasty.store(hasty, Ordering::SeqCst);
+    }
+
+    /// Claims so far.
+    pub(crate) fn claims(&self) -> u64 {
+        self.0.claims.load(Ordering::SeqCst)
     }
 
     pub(crate) fn fail_settle(&self, fault: Option<Fault>) {
@@ -103,6 +115,7 @@ impl Broker for Wrapped {
     }
 
     async fn claim(&self, ask: &Claim) -> Result<Claimed> {
+        self.faulty.0.claims.fetch_add(1, Ordering::SeqCst);
         if self.faulty.0.claim.load(Ordering::SeqCst) { Err(away()) } else { self.inner.claim(ask).await }
     }
 
@@ -119,7 +132,9 @@ impl Broker for Wrapped {
     }
 
     async fn wait(&self, group: &GroupName, until: Timestamp) {
-        self.inner.wait(group, until).await;
+        if !self.faulty.0.hasty.load(Ordering::SeqCst) {
+            self.inner.wait(group, until).await;
+        }
     }
 
     async fn streams(&self) -> Result<Vec<StreamStatus>> {

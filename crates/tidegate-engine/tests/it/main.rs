@@ -12,4 +12,5 @@ mod publish;
 mod pull;
 mod scene;
 mod stop;
+mod threads;
 mod time;

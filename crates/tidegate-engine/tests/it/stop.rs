@@ -8,6 +8,7 @@ use std::sync::{
 use tidegate_core::{
     delivery::Outcome,
     fault::{Fault, Origin},
+    notice::Notice,
 };
 use tidegate_engine::GroupState;
 use tokio::sync::Notify;
@@ -218,6 +219,46 @@ async fn a_store_that_never_settles_does_not_keep_the_node_from_ending() {
     scene.stopper.abort();
     scene.groups.drained().await;
     assert_eq!(scene.supervisor.join(MINUTE).await, Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_hints_at_work_in_vain_is_not_asked_without_end() {
+    let faulty = Faulty::default();
+    let mut scene = Scene::with(|store| faulty.wrap(store)).await;
+    scene.add(asked("deliver"), each(|_| async { Outcome::DONE })).await;
+    scene.add_pull(asked("pull")).await;
+    faulty.hasty(true);
+    scene.publish([event("a")]).await;
+    scene.until_settled("deliver", "done", 1).await;
+    let before = faulty.claims();
+    scene.world.clock.sleep(10 * SECOND).await;
+    let claims = faulty.claims() - before;
+    assert!(claims <= 120, "{claims} claims in ten seconds, ten a second are allowed");
+    let lent = scene.groups.claim(&group("pull"), 1, SECOND).await.unwrap();
+    scene.groups.settle(&group("pull"), vec![(lent[0].lease.token, Outcome::DONE)]).await.unwrap();
+    let before = faulty.claims();
+    assert!(scene.groups.claim(&group("pull"), 1, 10 * SECOND).await.unwrap().is_empty());
+    assert!(faulty.claims() - before <= 240, "both groups ask");
+    faulty.hasty(false);
+    scene.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_is_broken_from_inside_gives_its_batch_back() {
+    let mut scene = Scene::new().await;
+    let broken = AtomicBool::new(false);
+    // Only a fault of the engine itself can end a worker; a listener that panics comes closest.
+    scene.notices.listen(Arc::new(move |notice: &Notice| {
+        let strikes = matches!(notice, Notice::AttemptStarted { event, .. } if &**event == "1");
+        assert!(!strikes || broken.swap(true, Ordering::SeqCst), "listener breaks");
+    }));
+    let handler = batches(3, |batch| async move { vec![Outcome::DONE; batch.len()] });
+    scene.publish((0..3).map(event)).await;
+    scene.add(asked("deliver").workers(1), handler).await;
+    scene.until_settled("deliver", "release", 3).await;
+    scene.until_settled("deliver", "done", 3).await;
+    assert_eq!(count(&scene.seen, "service.restarted"), 1);
+    scene.finish().await;
 }
 
 #[tokio::test(start_paused = true)]
