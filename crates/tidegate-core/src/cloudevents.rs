@@ -13,6 +13,10 @@ mod headers;
 mod json;
 mod media;
 #[cfg(test)]
+mod oracle;
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
 mod write;
 

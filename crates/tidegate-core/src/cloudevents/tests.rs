@@ -1,8 +1,5 @@
 //! Every form in and out, every refusal, and what must hold for any event and any bytes.
 
-mod any;
-mod oracle;
-
 use super::*;
 use crate::{
     event::{Attribute, Data},
@@ -11,23 +8,23 @@ use crate::{
 
 const CLOCK: Timestamp = Timestamp::from_millis(1_769_846_400_000);
 
-fn request(headers: &[(&str, &str)], body: impl Into<Bytes>) -> Result<Vec<Event>> {
+pub(super) fn request(headers: &[(&str, &str)], body: impl Into<Bytes>) -> Result<Vec<Event>> {
     from_http(headers.iter().copied(), body.into(), &PlainDefaults::default(), &Clock::manual(CLOCK))
 }
 
-fn one(headers: &[(&str, &str)], body: impl Into<Bytes>) -> Event {
+pub(super) fn one(headers: &[(&str, &str)], body: impl Into<Bytes>) -> Event {
     let events = request(headers, body).unwrap();
     assert_eq!(events.len(), 1);
     events.into_iter().next().unwrap()
 }
 
-fn written(event: &Event) -> String {
+pub(super) fn written(event: &Event) -> String {
     let mut out = Vec::new();
     write_json(event, &mut out);
     String::from_utf8(out).unwrap()
 }
 
-fn full() -> Event {
+pub(super) fn full() -> Event {
     let mut event = Event::new("17", "/shop", "order.placed")
         .with_subject("customer \"9\"\\ä")
         .with_extension("partitionkey", "customer-9")

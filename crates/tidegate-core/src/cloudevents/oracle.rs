@@ -2,7 +2,11 @@
 
 use cloudevents::{AttributesReader as _, Data as TheirData, Event as Theirs, event::ExtensionValue};
 
-use super::*;
+use super::{
+    tests::{full, written},
+    *,
+};
+use crate::event::{Attribute, Data};
 
 /// Compares what both understand of one event.
 fn same(ours: &Event, theirs: &Theirs) {

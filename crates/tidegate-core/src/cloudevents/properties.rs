@@ -2,7 +2,11 @@
 
 use proptest::prelude::*;
 
-use super::*;
+use super::{
+    tests::{one, request, written},
+    *,
+};
+use crate::event::{Attribute, Data};
 
 fn text() -> impl Strategy<Value = String> {
     proptest::string::string_regex("[^\\p{Cc}]{1,24}").unwrap()
