@@ -54,20 +54,19 @@ impl Destination {
 
 impl HttpClient {
     /// Opens a client with its own pool of connections.
+    ///
+    /// A machine without certificates of authorities can still call `http` URLs; calls to `https` URLs then fail.
     pub fn open() -> Result<Self> {
         // Fails when a provider is installed already, which is the same one.
         drop(rustls::crypto::ring::default_provider().install_default());
-        reqwest::Client::builder()
-            .user_agent(concat!("tidegate/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .referer(false)
-            .connect_timeout(Duration::from_secs(limits::CONNECT_SECONDS_MAX))
-            .pool_idle_timeout(IDLE)
-            .tcp_nodelay(true)
-            .build()
-            .map(Self)
-            .map_err(|error| Fault::bug("open the outbound http client").because(error))
+        let client = builder().build().or_else(|error| {
+            tracing::warn!(
+                "no https target can be verified; is the package ca-certificates installed? {}",
+                causes(&error)
+            );
+            builder().tls_certs_only([]).build()
+        });
+        client.map(Self).map_err(|error| Fault::bug("open the outbound http client").because(error))
     }
 
     /// Sends one request and waits for the head of the answer.
@@ -81,6 +80,17 @@ impl HttpClient {
         let request = self.0.request(method, to.0.clone()).headers(headers).body(body);
         request.send().await.map(Answer).map_err(failure)
     }
+}
+
+fn builder() -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .user_agent(concat!("tidegate/", env!("CARGO_PKG_VERSION")))
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .referer(false)
+        .connect_timeout(Duration::from_secs(limits::CONNECT_SECONDS_MAX))
+        .pool_idle_timeout(IDLE)
+        .tcp_nodelay(true)
 }
 
 /// Judges a request that got no answer.

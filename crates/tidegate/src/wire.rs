@@ -103,9 +103,10 @@ impl Node {
         let fingerprint = ByteString::from(config.fingerprint());
         let supervisor = Supervisor::new(cx.clone());
         let groups = Groups::new(store.clone(), cx.clone(), supervisor.clone(), fingerprint.clone());
-        let guards = guards(config, &cx);
+        let (guards, client) = (guards(config, &cx), HttpClient::open()?);
         for (name, settings) in &config.groups {
-            let sink = open_sink(settings, &guards, &cx).map_err(|fault| fault.within(format!("group {name}")))?;
+            let sink =
+                open_sink(settings, &guards, &client, &cx).map_err(|fault| fault.within(format!("group {name}")))?;
             let handler = sink.map(|sink| sink as Arc<dyn Handler>);
             let mark_claims = handler.as_ref().is_some_and(|handler| handler.in_process());
             groups.add(&settings.spec(name, mark_claims), policy(name, settings), handler).await?;
@@ -197,10 +198,15 @@ fn guards(config: &Config, cx: &Context) -> Vec<Arc<Guard>> {
         .collect()
 }
 
-fn open_sink(settings: &GroupConfig, guards: &[Arc<Guard>], cx: &Context) -> Result<Option<Arc<dyn Sink>>> {
+fn open_sink(
+    settings: &GroupConfig,
+    guards: &[Arc<Guard>],
+    client: &HttpClient,
+    cx: &Context,
+) -> Result<Option<Arc<dyn Sink>>> {
     let find = |target: &TargetName| guards.iter().find(|guard| guard.target() == target).cloned();
     let guard = settings.sink.target().and_then(find);
-    settings.sink.open(SinkParts { guard, client: HttpClient::open()?, clock: cx.clock.clone() })
+    settings.sink.open(SinkParts { guard, client: client.clone(), clock: cx.clock.clone() })
 }
 
 fn policy(name: &GroupName, settings: &GroupConfig) -> GroupPolicy {
@@ -275,10 +281,10 @@ fn write_listeners(file: &Path, config: &Config, addresses: &[SocketAddr]) -> Re
 pub(crate) async fn probe(config: &Config) -> Result<Vec<Probed>> {
     let (stopper, stop) = service::stop();
     let cx = Context { clock: Clock::real(), stop, notices: Notices::default() };
-    let guards = guards(config, &cx);
+    let (guards, client) = (guards(config, &cx), HttpClient::open()?);
     let mut probed = Vec::new();
     for (group, settings) in &config.groups {
-        let Some(sink) = open_sink(settings, &guards, &cx)? else { continue };
+        let Some(sink) = open_sink(settings, &guards, &client, &cx)? else { continue };
         let result = tokio::select! {
             result = sink.probe(&cx) => result,
             () = cx.clock.sleep(PROBE) => {

@@ -132,6 +132,15 @@ async fn binary_mode_carries_attributes_in_headers_and_the_data_as_body() {
 }
 
 #[tokio::test]
+async fn secret_headers_are_sent_and_never_shown() {
+    let mut receiver = Receiver::start([Answer::status(401, "", "who?")]).await;
+    let rig = Rig::new(&receiver.url, ", secret_headers: { Authorization: '${env:PARTNER_SECRET}' }");
+    let failure = rig.fail(order()).await;
+    assert_eq!(receiver.next().await.header("authorization"), Some(SECRET));
+    assert!(!failure.message.contains(SECRET) && !format!("{:?}", rig.guard.view()).contains(SECRET));
+}
+
+#[tokio::test]
 async fn structured_mode_carries_the_whole_event_as_body() {
     let mut receiver = Receiver::start([ok()]).await;
     let rig = Rig::new(&receiver.url, ", mode: structured");

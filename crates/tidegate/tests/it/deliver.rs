@@ -120,3 +120,14 @@ async fn events_of_one_subject_arrive_in_order() {
     }
     node.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_without_certificates_delivers_over_http() {
+    let receiver = Receiver::start().await;
+    let berth = Berth::new(&sample(&receiver));
+    let node = berth.start_with(&[("SSL_CERT_FILE", "/nonexistent"), ("SSL_CERT_DIR", "/nonexistent")]).await;
+    node.publish("orders", "1", "a", "1").await;
+    node.group_has("deliver", "done", 1).await;
+    assert!(node.log.text().contains("ca-certificates"), "{}", node.log.text());
+    node.stop().await;
+}

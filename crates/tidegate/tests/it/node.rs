@@ -110,7 +110,12 @@ impl Berth {
 
     /// Starts a node and waits until it is ready.
     pub(crate) async fn start(&self) -> Node {
-        let mut child = self.command().spawn().unwrap();
+        self.start_with(&[]).await
+    }
+
+    /// Starts a node with more variables in its environment.
+    pub(crate) async fn start_with(&self, variables: &[(&str, &str)]) -> Node {
+        let mut child = self.command().envs(variables.iter().copied()).spawn().unwrap();
         let log = Log::of(&mut child);
         let listeners = self.data().join("run/listeners.json");
         let pid = child.id();
