@@ -108,7 +108,7 @@ impl Embedded {
             return None;
         }
         let mut step = Step::new(group.stream.spec.read().durability);
-        step.staged.extend(aside.settles.iter().map(|settle| (Arc::clone(group), settle.seq, None)));
+        step.staged.extend(aside.settles.iter().map(|settle| (Arc::clone(group), settle.seq, EntryState::Ready)));
         step.items.extend(aside.settles.into_iter().map(Item::Settle));
         for (from, to) in aside.lost {
             let place = format!("stream {} group {}", group.stream.name, group.name);
@@ -247,9 +247,19 @@ impl Broker for Embedded {
         let reader = &self.state.reader;
         let found = stream.read(from, max, limits::CLAIM_BYTES_MAX, &mut None, reader, &self.state.open)?;
         let mut items = Vec::with_capacity(found.len());
+        let mut expected = from;
         for found in &found {
+            if found.seq > expected && !stream.name.is_dead_letters() {
+                let what = format!("events {expected} to {} do not read back", found.seq - 1);
+                self.state.report_damage(&format!("stream {}", stream.name), &what);
+            }
+            expected = found.seq + 1;
             let (accepted_at, event) = stored(found)?;
             items.push(Stored { position: Position::number(found.seq), accepted_at, event });
+        }
+        if found.is_empty() && expected <= stream.last() && !stream.name.is_dead_letters() {
+            let what = format!("events {expected} to {} do not read back", stream.last());
+            self.state.report_damage(&format!("stream {}", stream.name), &what);
         }
         let next = found.last().map(|found| found.seq + 1).filter(|next| *next <= stream.last());
         Ok(Page { items, next: next.map(Position::number) })

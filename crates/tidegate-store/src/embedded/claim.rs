@@ -190,6 +190,11 @@ impl Claiming<'_> {
         };
         let fingerprint = self.key.of(&parsed.event.source, &parsed.event.id);
         let key = self.spec.order_by.as_ref().and_then(|order| order.key(&parsed.event));
+        let before = self.inner.entries.get(&seq).and_then(|entry| entry.key);
+        if before.is_some() && before != key {
+            // The group's order was changed meanwhile: what it held under the old one is free.
+            self.inner.release_key(seq, before);
+        }
         if let Some(entry) = self.inner.entries.get_mut(&seq) {
             entry.at = found.at;
             entry.accepted_at = parsed.accepted_at;
@@ -200,6 +205,11 @@ impl Claiming<'_> {
         if let Some(how) = self.settle_now(&parsed, fingerprint) {
             self.inner.change(seq, State::Settling);
             self.aside.settles.push(Settle { group: self.group.id, seq, how });
+            // No handler runs for it, now or after a crash: those behind it need not wait until that is durable.
+            if let Some(entry) = self.inner.entries.get_mut(&seq) {
+                entry.key = None;
+            }
+            self.inner.release_key(seq, key);
             return;
         }
         if let Some(at) = instant(&parsed.event, DELIVER_AT).filter(|at| *at > self.now) {
@@ -209,6 +219,10 @@ impl Claiming<'_> {
         let twin = self.inner.ledger.is_some() && self.inner.busy.get(&fingerprint).is_some_and(|other| *other != seq);
         if twin {
             self.inner.change(seq, State::Due(self.now.plus(TWIN_WAIT)));
+            if let Some(entry) = self.inner.entries.get_mut(&seq) {
+                entry.key = None;
+            }
+            self.inner.release_key(seq, key);
             return;
         }
         if !self.out.deliveries.is_empty() && self.bytes + parsed.event.size() > limits::CLAIM_BYTES_MAX {
@@ -228,9 +242,10 @@ impl Claiming<'_> {
         self.inner.change(seq, State::Settling);
         let Some(entry) = self.inner.entries.get_mut(&seq) else { return };
         // It does not hold its order key while it waits.
-        entry.key = None;
+        let key = entry.key.take();
         let how = How::Retry { at, attempts: entry.attempts, crashes: entry.crashes, key: None, attempt: None };
         self.aside.settles.push(Settle { group: self.group.id, seq, how });
+        self.inner.release_key(seq, key);
     }
 
     /// Returns how a delivery is settled that needs no handler.

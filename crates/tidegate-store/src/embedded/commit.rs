@@ -82,8 +82,8 @@ pub(crate) struct Step {
     /// Whether it brings new events from outside: refused while the disk is full.
     pub(crate) admits: bool,
     pub(crate) answer: Option<oneshot::Sender<Result<Vec<Appended>>>>,
-    /// Deliveries that are being settled by it: group, sequence number, and the epoch of the lease to go back to.
-    pub(crate) staged: Vec<(Arc<Group>, u64, Option<u64>)>,
+    /// Deliveries that are being settled by it: group, sequence number, and the state to go back to.
+    pub(crate) staged: Vec<(Arc<Group>, u64, EntryState)>,
     /// Bytes in the journal, at most; counted once when it is queued.
     pub(crate) size: usize,
 }
@@ -108,14 +108,10 @@ impl Step {
 
     /// Gives back deliveries whose settlement could not be written.
     fn unstage(&self) {
-        for (group, seq, epoch) in &self.staged {
+        for (group, seq, before) in &self.staged {
             let mut inner = group.inner.lock();
-            let settling = inner.entries.get(seq).is_some_and(|entry| entry.state == EntryState::Settling);
-            if settling {
-                // Whoever holds the lease may try again; expired at once, it goes to somebody else otherwise.
-                let back =
-                    epoch.map_or(EntryState::Ready, |epoch| EntryState::Leased { epoch, expires: Timestamp::ZERO });
-                inner.change(*seq, back);
+            if inner.entries.get(seq).is_some_and(|entry| entry.state == EntryState::Settling) {
+                inner.change(*seq, *before);
             }
         }
     }

@@ -305,11 +305,11 @@ impl GroupInner {
         self.attach(seq, state);
     }
 
-    /// Lets go of the order key that `seq` holds: the next in its queue may run.
+    /// Lets go of the order key that `seq` holds, or was about to take: the next in its queue may run.
     pub(crate) fn release_key(&mut self, seq: u64, key: Option<u64>) {
         let Some(key) = key else { return };
         let Some(held) = self.keys.get_mut(&key) else { return };
-        if held.holder != Some(seq) {
+        if held.holder.is_some_and(|holder| holder != seq) {
             return;
         }
         held.holder = None;

@@ -68,6 +68,7 @@ impl Embedded {
             inner.leases_lost += 1;
             return Ok(false);
         };
+        let before = entry.state;
         let now = self.state.clock.now();
         let retry = |at, attempts, crashes, attempt| How::Retry { at, attempts, crashes, key: entry.key, attempt };
         let item = match &settled.settlement {
@@ -111,7 +112,7 @@ impl Embedded {
         };
         inner.change(seq, EntryState::Settling);
         step.items.push(item);
-        step.staged.push((Arc::clone(group), seq, Some(epoch)));
+        step.staged.push((Arc::clone(group), seq, before));
         Ok(true)
     }
 

@@ -34,6 +34,9 @@ use super::{
 };
 use crate::disk::Disk;
 
+/// Reports of damage that are kept; the first ones tell where it started.
+const DAMAGE_MAX: usize = 1000;
+
 /// Streams, groups and control state by name and number.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
@@ -115,7 +118,14 @@ impl State {
 
     /// Remembers damage and tells about it.
     pub(crate) fn report_damage(&self, place: &str, what: &str) {
-        self.damage.lock().push(format!("{place}: {what}"));
+        let line = format!("{place}: {what}");
+        {
+            let mut damage = self.damage.lock();
+            if damage.len() >= DAMAGE_MAX || damage.contains(&line) {
+                return;
+            }
+            damage.push(line);
+        }
         self.notices.emit(&Notice::StoreDamaged { place: place.to_owned(), what: what.to_owned() });
     }
 
