@@ -3,6 +3,12 @@
 use std::cell::RefCell;
 
 use super::error::{Step, nearest};
+use crate::limits;
+
+/// Most known names that are listed when one is unknown.
+const KNOWN_MAX: usize = 30;
+/// Most known names among which the nearest is looked for.
+const COMPARED_MAX: usize = 1000;
 
 /// A document, or a part of one, that checks the relations between its fields.
 pub trait Check {
@@ -55,13 +61,25 @@ impl<'a> Spot<'a> {
 
     /// Reports that the name written here is none of the known ones, and which was probably meant.
     pub fn unknown<'n>(&self, what: &str, given: &str, known: impl IntoIterator<Item = &'n str>) {
+        if self.is_enough() {
+            return;
+        }
         let known: Vec<&str> = known.into_iter().collect();
-        let nearest = nearest(given, known.iter().copied()).map(str::to_owned);
-        let known = known.into_iter().map(str::to_owned).collect();
-        self.push(format!("there is no {what} {given:?}"), nearest, known);
+        let nearest = nearest(given, known.iter().take(COMPARED_MAX).copied()).map(str::to_owned);
+        // A list that nobody reads to its end is no help.
+        let listed = if known.len() <= KNOWN_MAX { known.into_iter().map(str::to_owned).collect() } else { Vec::new() };
+        self.push(format!("there is no {what} {given:?}"), nearest, listed);
+    }
+
+    /// Tells whether so much is wrong already that more would not be shown.
+    fn is_enough(&self) -> bool {
+        self.findings.borrow().len() >= limits::CONFIG_ERRORS_MAX
     }
 
     fn push(&self, message: String, nearest: Option<String>, known: Vec<String>) {
+        if self.is_enough() {
+            return;
+        }
         self.findings.borrow_mut().push(Finding { path: self.path.clone(), message, nearest, known });
     }
 }
@@ -85,5 +103,17 @@ mod tests {
         );
         assert_eq!(found[1].path.last(), Some(&Step::Item(1)));
         assert_eq!(found.len(), 2);
+    }
+
+    #[test]
+    fn findings_and_lists_have_an_end() {
+        let findings = RefCell::default();
+        let names: Vec<String> = (0..1000).map(|number| format!("stream-{number}")).collect();
+        for _ in 0..1000 {
+            Spot::root(&findings).unknown("stream", "stream-1x", names.iter().map(String::as_str));
+        }
+        let found = findings.into_inner();
+        assert_eq!(found.len(), limits::CONFIG_ERRORS_MAX);
+        assert_eq!((found[0].nearest.as_deref(), found[0].known.len()), (Some("stream-1"), 0));
     }
 }

@@ -68,6 +68,9 @@ impl fmt::Display for ConfigError {
     }
 }
 
+/// Longest path and longest message that are shown.
+const SHOWN_CHARS_MAX: usize = 400;
+
 /// Everything that is wrong with a document, in the order of its lines; never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Errors(Vec<ConfigError>);
@@ -76,6 +79,17 @@ impl Errors {
     pub(super) fn new(mut errors: Vec<ConfigError>) -> Self {
         errors.sort_by_key(|error| (error.place.line, error.place.column));
         Self(errors)
+    }
+
+    /// Cuts what repeats long parts of the document.
+    pub(super) fn shortened(mut self) -> Self {
+        for text in self.0.iter_mut().flat_map(|error| [&mut error.path, &mut error.message]) {
+            if let Some((end, _)) = text.char_indices().nth(SHOWN_CHARS_MAX) {
+                text.truncate(end);
+                text.push('…');
+            }
+        }
+        self
     }
 
     /// Returns them.

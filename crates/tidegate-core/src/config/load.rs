@@ -24,7 +24,7 @@ pub fn load<T: DeserializeOwned + Check>(text: &str, origin: &str, environment: 
             nearest: None,
             known: Vec::new(),
         };
-        Errors::new(errors.into_iter().take(limits::CONFIG_ERRORS_MAX).map(error).collect())
+        Errors::new(errors.into_iter().take(limits::CONFIG_ERRORS_MAX).map(error).collect()).shortened()
     })?;
     let session = Session { environment, values: RefCell::default() };
     let mut mistakes = Mistakes { origin, errors: Vec::new(), missing: Vec::new() };
@@ -46,7 +46,7 @@ pub fn load<T: DeserializeOwned + Check>(text: &str, origin: &str, environment: 
             return Ok(value);
         }
     }
-    Err(Errors::new(mistakes.veiled(&session)))
+    Err(Errors::new(mistakes.veiled(&session)).shortened())
 }
 
 struct Mistakes<'o> {
@@ -117,7 +117,9 @@ impl Mistakes<'_> {
         for error in &mut errors {
             // Shorter values would hit innocent words; where they were read they are veiled already.
             for value in values.iter().filter(|value| value.len() >= 6) {
-                error.message = error.message.replace(value.as_str(), "***");
+                let quoted = format!("{value:?}");
+                let quoted = quoted.trim_matches('"');
+                error.message = error.message.replace(value.as_str(), "***").replace(quoted, "***");
             }
         }
         errors

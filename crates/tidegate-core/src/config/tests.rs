@@ -250,6 +250,15 @@ fn mistakes_are_told_up_to_a_number() {
 }
 
 #[test]
+fn long_values_are_not_repeated_whole() {
+    for text in [format!("name: x\nlevel: {}", "é".repeat(100_000)), format!("'{}': 1", "k".repeat(900))] {
+        for error in refused(&text) {
+            assert!(error.len() < 2000, "{} bytes", error.len());
+        }
+    }
+}
+
+#[test]
 fn documents_from_the_network_have_no_references() {
     let errors = load::<Ship>("name: ${env:PATH}", "request", &NoReferences).unwrap_err().to_string();
     assert!(errors.contains("references are not allowed"), "{errors}");
