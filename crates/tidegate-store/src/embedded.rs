@@ -12,6 +12,7 @@ mod claim;
 mod commit;
 mod dead;
 mod desk;
+mod draft;
 mod frame;
 mod group;
 mod journal;

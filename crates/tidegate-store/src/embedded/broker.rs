@@ -42,7 +42,7 @@ impl Embedded {
         step.answer = Some(answer);
         self.queue.push(step)?;
         self.pump();
-        wait.await.unwrap_or_else(|_| Err(closed()))
+        wait.await.unwrap_or_else(|_| Err(closed())).map(|reply| reply.appended)
     }
 
     /// Hands a step to the committer and goes on.

@@ -172,8 +172,8 @@ impl Claiming<'_> {
                     break;
                 }
                 self.inner.cursor += 1;
-                self.inner.entries.insert(found.seq, Entry::new(found.at));
-                self.inner.ready.insert(found.seq);
+                let entry = Entry { state: State::New, ..Entry::new(found.at) };
+                self.inner.entries.insert(found.seq, entry);
                 self.consider(found);
             }
             self.inner.hint = hint;
@@ -197,7 +197,6 @@ impl Claiming<'_> {
         }
         if let Some(entry) = self.inner.entries.get_mut(&seq) {
             entry.at = found.at;
-            entry.accepted_at = parsed.accepted_at;
             entry.fingerprint = fingerprint;
             entry.key = key;
         }
@@ -227,6 +226,7 @@ impl Claiming<'_> {
         }
         if !self.out.deliveries.is_empty() && self.bytes + parsed.event.size() > limits::CLAIM_BYTES_MAX {
             self.full = true;
+            self.inner.change(seq, State::Ready);
             return;
         }
         if let Some(key) = key

@@ -11,8 +11,7 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use tidegate_core::{
     clock::Timestamp,
-    delivery::Position,
-    event::{Fingerprint, put_number},
+    event::Fingerprint,
     fault::{Fault, FaultKind, Origin, Result, Retry},
     limits,
     store::{Appended, Durability},
@@ -21,12 +20,11 @@ use tokio::sync::oneshot;
 
 use super::{
     body::{self, AppendHead, DeadHead, DeadMove, Settle},
-    frame::{self, FrameBuilder, Kind},
+    draft::Draft,
+    frame::{self, Kind},
     group::{Group, State as EntryState},
     journal::{Journal, is_full},
-    seen::{FastMap, Mark},
-    segment::Lsn,
-    state::{State, index_record},
+    state::State,
     stats::Stats,
     stream::Stream,
 };
@@ -73,6 +71,14 @@ impl Item {
     }
 }
 
+/// What a durable step is answered with.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) appended: Vec<Appended>,
+    /// What the step was made of: the caller frees what the caller made, off the commit path.
+    _spent: (Vec<Item>, Vec<u8>),
+}
+
 /// Items that are written all or none.
 #[derive(Debug)]
 pub(crate) struct Step {
@@ -81,7 +87,7 @@ pub(crate) struct Step {
     pub(crate) durability: Durability,
     /// Whether it brings new events from outside: refused while the disk is full.
     pub(crate) admits: bool,
-    pub(crate) answer: Option<oneshot::Sender<Result<Vec<Appended>>>>,
+    pub(crate) answer: Option<oneshot::Sender<Result<Reply>>>,
     /// Deliveries that are being settled by it: group, sequence number, and the state to go back to.
     pub(crate) staged: Vec<(Arc<Group>, u64, EntryState)>,
     /// Bytes in the journal, at most; counted once when it is queued.
@@ -218,34 +224,14 @@ pub(crate) struct Committer {
     pub(crate) journal: Journal,
     pub(crate) queue: Arc<Queue>,
     buffer: Vec<u8>,
+    draft: Draft,
     /// Since when there is something written and not synced, and how long that may last.
     dirty: Option<(Timestamp, Duration)>,
 }
 
-/// What a frame being built knows of its own events.
-#[derive(Default)]
-struct Draft {
-    /// Newest sequence number given out, by stream.
-    assigned: FastMap<u64, u64>,
-    /// Events of this very frame, for dedupe.
-    fresh: FastMap<Fingerprint, u64>,
-    appends: Vec<(Arc<Stream>, Fingerprint, u64)>,
-    /// Groups whose deliveries are settled here.
-    groups: Vec<u32>,
-    answers: Vec<Vec<Appended>>,
-}
-
-impl Draft {
-    fn touch(&mut self, group: u32) {
-        if self.groups.last() != Some(&group) && !self.groups.contains(&group) {
-            self.groups.push(group);
-        }
-    }
-}
-
 impl Committer {
     pub(crate) fn new(state: Arc<State>, journal: Journal, queue: Arc<Queue>) -> Self {
-        Self { state, journal, queue, buffer: Vec::new(), dirty: None }
+        Self { state, journal, queue, buffer: Vec::new(), draft: Draft::default(), dirty: None }
     }
 
     /// Commits until the queue is closed.
@@ -290,10 +276,11 @@ impl Committer {
             }
             match self.try_commit(&steps, reserve) {
                 Ok((answers, wake)) => {
-                    for (step, answer) in steps.into_iter().zip(answers) {
-                        if let Some(reply) = step.answer {
+                    for (step, appended) in steps.into_iter().zip(answers) {
+                        let Step { items, arena, answer, .. } = step;
+                        if let Some(reply) = answer {
                             // The caller may have gone; the step is durable all the same.
-                            drop(reply.send(Ok(answer)));
+                            drop(reply.send(Ok(Reply { appended, _spent: (items, arena) })));
                         }
                     }
                     wake.into_iter().for_each(|group| group.wake.notify_waiters());
@@ -340,15 +327,15 @@ impl Committer {
         }
         let now = self.state.clock.now();
         let mut frame = self.journal.frame(std::mem::take(&mut self.buffer));
-        let mut draft = Draft::default();
+        self.draft.start(now);
         for step in steps {
-            self.encode(step, &mut frame, &mut draft, now);
+            self.draft.encode(step, &mut frame, &self.state);
         }
         let encoded = watch.elapsed();
         Stats::add(&self.state.stats.encode_nanos, encoded);
         if frame.records() == 0 {
             // Nothing but duplicates of durable events.
-            return Ok((draft.answers, Vec::new()));
+            return Ok((self.draft.take_answers(), Vec::new()));
         }
         let records = u64::from(frame.records());
         let (at, bytes) = self.journal.write(frame, now.as_millis()).map_err(|error| {
@@ -360,12 +347,14 @@ impl Committer {
         self.make_durable(steps, now)?;
         let synced = watch.elapsed();
         self.journal.publish(at, bytes.clone());
-        let wake = self.apply(at, &bytes, &draft, now);
+        self.draft.index(&mut self.journal.footer.lock(), at, &bytes, self.journal.open.salt);
+        let wake = self.draft.apply(steps, &self.state, at, &bytes, self.journal.open.salt);
+        self.state.applied.store(at.0 + bytes.len() as u64, Ordering::Release);
         Stats::add(&self.state.stats.apply_nanos, watch.elapsed() - synced);
         Stats::count(&self.state.stats.frames, 1);
         Stats::count(&self.state.stats.records, records);
         Stats::count(&self.state.stats.bytes, bytes.len() as u64);
-        Ok((draft.answers, wake))
+        Ok((self.draft.take_answers(), wake))
     }
 
     fn make_durable(&mut self, steps: &[Step], now: Timestamp) -> Result<()> {
@@ -409,154 +398,6 @@ impl Committer {
         *self.state.open.0.write() = (self.journal.open.number, Arc::clone(&self.journal.footer));
         Ok(())
     }
-
-    fn encode(&self, step: &Step, frame: &mut FrameBuilder, draft: &mut Draft, now: Timestamp) {
-        let mut answers = Vec::new();
-        for item in &step.items {
-            match item {
-                Item::Append { stream, start, end, fingerprint, redriven } => {
-                    let event = &step.arena[*start as usize..*end as usize];
-                    let redriven = redriven.as_deref();
-                    answers.push(self.encode_append(stream, event, *fingerprint, redriven, frame, draft, now));
-                }
-                Item::Dead { stream, head, event } => {
-                    draft.touch(head.group);
-                    let seq = next_seq(stream, draft);
-                    let head = DeadHead { stream: stream.id, seq, failed_at: now, ..(**head).clone() };
-                    frame.push(Kind::Dead, |out| {
-                        head.encode(out);
-                        out.extend_from_slice(event);
-                    });
-                }
-                Item::Settle(settle) => {
-                    draft.touch(settle.group);
-                    frame.push(Kind::Settle, |out| settle.encode(out));
-                }
-                Item::DeadMove(step) => {
-                    let mut step = (**step).clone();
-                    step.at = now;
-                    for (_, went) in &mut step.entries {
-                        let index = usize::try_from(*went).unwrap_or(0).checked_sub(1);
-                        *went = index
-                            .and_then(|index| answers.get(index))
-                            .map_or(0, |answer: &Appended| answer.position.low);
-                    }
-                    frame.push(Kind::DeadMove, |out| step.encode(out));
-                }
-                Item::Raw(kind, body) => {
-                    if matches!(kind, Kind::Drop | Kind::Mark | Kind::Forget)
-                        && let Some((group, _)) = body::peek_seq(body)
-                    {
-                        draft.touch(group);
-                    }
-                    frame.push(*kind, |out| out.extend_from_slice(body));
-                }
-            }
-        }
-        draft.answers.push(answers);
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "one call site; a struct would only name the same things twice")]
-    fn encode_append(
-        &self,
-        stream: &Arc<Stream>,
-        event: &[u8],
-        fingerprint: Fingerprint,
-        redriven: Option<&AppendHead>,
-        frame: &mut FrameBuilder,
-        draft: &mut Draft,
-        now: Timestamp,
-    ) -> Appended {
-        if redriven.is_none()
-            && let Some(seq) = known(stream, fingerprint, draft, now)
-        {
-            stream.duplicates.fetch_add(1, Ordering::Relaxed);
-            return Appended { position: Position::number(seq), duplicate: true };
-        }
-        let seq = next_seq(stream, draft);
-        frame.push(Kind::Append, |out| match redriven {
-            Some(head) => {
-                AppendHead { stream: stream.id, seq, accepted_at: now, ..head.clone() }.encode(out);
-                out.extend_from_slice(event);
-            }
-            None => {
-                put_number(out, u64::from(stream.id));
-                put_number(out, seq);
-                put_number(out, now.as_millis().max(0).unsigned_abs());
-                out.push(0);
-                out.extend_from_slice(event);
-            }
-        });
-        if redriven.is_none() {
-            draft.fresh.insert(fresh_key(stream, fingerprint), seq);
-            draft.appends.push((Arc::clone(stream), fingerprint, seq));
-        }
-        Appended { position: Position::number(seq), duplicate: false }
-    }
-
-    /// Applies the records of a durable frame; returns the groups that may have work now.
-    fn apply(&mut self, at: Lsn, bytes: &Bytes, draft: &Draft, now: Timestamp) -> Vec<Arc<Group>> {
-        let salt = self.journal.open.salt;
-        let mut offset = frame::START_LEN;
-        {
-            let mut footer = self.journal.footer.lock();
-            while offset + frame::END_LEN < bytes.len() {
-                let Ok(record) = frame::read_record(bytes, offset, salt) else { break };
-                index_record(&mut footer, Lsn(at.0 + offset as u64), &record);
-                offset += record.len;
-            }
-        }
-        for (stream, fingerprint, seq) in &draft.appends {
-            if let Some(seen) = &mut stream.inner.lock().dedupe {
-                seen.insert(*fingerprint, Mark { number: *seq, at: now.as_millis() });
-            }
-        }
-        offset = frame::START_LEN;
-        while offset + frame::END_LEN < bytes.len() {
-            let Ok(record) = frame::read_record(bytes, offset, salt) else { break };
-            let place = Lsn(at.0 + offset as u64);
-            if let Err(fault) = self.state.apply(place, &record, false) {
-                self.state.report_damage("journal in memory", fault.note());
-            }
-            offset += record.len;
-        }
-        self.state.applied.store(at.0 + bytes.len() as u64, Ordering::Release);
-        self.woken(draft)
-    }
-
-    fn woken(&self, draft: &Draft) -> Vec<Arc<Group>> {
-        let registry = self.state.registry.read();
-        let mut wake: Vec<Arc<Group>> =
-            draft.groups.iter().filter_map(|id| registry.groups.get(id)).map(Arc::clone).collect();
-        for id in draft.assigned.keys() {
-            if let Some(stream) = u32::try_from(*id).ok().and_then(|id| registry.streams.get(&id)) {
-                wake.extend(stream.groups.read().iter().map(Arc::clone));
-            }
-        }
-        wake
-    }
-}
-
-fn next_seq(stream: &Stream, draft: &mut Draft) -> u64 {
-    let seq = draft.assigned.entry(u64::from(stream.id)).or_insert_with(|| stream.last());
-    *seq += 1;
-    *seq
-}
-
-/// One frame may bring one event to several streams.
-fn fresh_key(stream: &Stream, fingerprint: Fingerprint) -> u128 {
-    fingerprint.wrapping_add(u128::from(stream.id) << 96)
-}
-
-/// Returns the position under which an event was accepted before, inside the dedupe window.
-fn known(stream: &Stream, fingerprint: Fingerprint, draft: &Draft, now: Timestamp) -> Option<u64> {
-    let inner = stream.inner.lock();
-    let seen = inner.dedupe.as_ref()?;
-    if let Some(seq) = draft.fresh.get(&fresh_key(stream, fingerprint)) {
-        return Some(*seq);
-    }
-    // A window that cannot be read lets the repeat in: the ledger of each group still catches it.
-    seen.get(fingerprint, now).ok().flatten().map(|mark| mark.number)
 }
 
 fn answer_all(steps: Vec<Step>, fault: &Fault) {

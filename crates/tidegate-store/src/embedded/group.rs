@@ -78,8 +78,9 @@ pub(crate) struct Entry {
     pub(crate) attempts: u32,
     pub(crate) crashes: u32,
     pub(crate) at: Lsn,
-    pub(crate) accepted_at: Timestamp,
-    pub(crate) history: Vec<Note>,
+    /// Past attempts.
+    #[expect(clippy::box_collection, reason = "most deliveries have none, and there may be millions")]
+    pub(crate) history: Option<Box<Vec<Note>>>,
     /// It is lent to a handler that may kill the process, and the journal says so.
     pub(crate) marked: bool,
     /// Its history already holds that of its earlier life.
@@ -97,6 +98,8 @@ pub(crate) struct Note {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
+    /// Is being looked at for the first time.
+    New,
     /// May be lent.
     Ready,
     /// Stands in the queue of its order key.
@@ -212,8 +215,7 @@ impl Entry {
             attempts: 0,
             crashes: 0,
             at,
-            accepted_at: Timestamp::ZERO,
-            history: Vec::new(),
+            history: None,
             marked: false,
             recalled: false,
         }
@@ -226,7 +228,7 @@ impl Entry {
             class: note.class,
             message: note.message.as_ref().to_owned(),
         };
-        self.history.iter().map(attempt).collect()
+        self.history.iter().flat_map(|notes| notes.iter()).map(attempt).collect()
     }
 }
 
@@ -258,6 +260,7 @@ impl GroupInner {
     pub(crate) fn detach(&mut self, seq: u64) {
         let Some(entry) = self.entries.get(&seq) else { return };
         match entry.state {
+            State::New => {}
             State::Ready => {
                 self.ready.remove(&seq);
             }
@@ -285,6 +288,7 @@ impl GroupInner {
         let Some(entry) = self.entries.get_mut(&seq) else { return };
         entry.state = state;
         match state {
+            State::New => {}
             State::Ready => {
                 self.ready.insert(seq);
             }
@@ -431,10 +435,11 @@ impl GroupInner {
         entry.marked = false;
         entry.key = entry.key.or(key);
         if let Some(note) = note {
-            if entry.history.len() >= limits::HISTORY_MAX {
-                entry.history.remove(0);
+            let history = entry.history.get_or_insert_default();
+            if history.len() >= limits::HISTORY_MAX {
+                history.remove(0);
             }
-            entry.history.push(note);
+            history.push(note);
         }
         let (key, fingerprint) = (entry.key, entry.fingerprint);
         if self.busy.get(&fingerprint) == Some(&seq) {
@@ -473,9 +478,9 @@ impl GroupInner {
         let mut notes: Vec<Note> = past.iter().map(|attempt| self.note(attempt)).collect();
         if let Some(entry) = self.entries.get_mut(&seq) {
             entry.recalled = true;
-            notes.append(&mut entry.history);
+            notes.append(entry.history.get_or_insert_default());
             notes.drain(..notes.len().saturating_sub(limits::HISTORY_MAX));
-            entry.history = notes;
+            entry.history = Some(Box::new(notes));
         }
     }
 

@@ -4,7 +4,7 @@
 //! replay after a crash take the same way.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     path::PathBuf,
     sync::{
         Arc,
@@ -41,9 +41,9 @@ const DAMAGE_MAX: usize = 1000;
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     pub(crate) streams: BTreeMap<u32, Arc<Stream>>,
-    pub(crate) stream_names: BTreeMap<StreamName, Arc<Stream>>,
+    pub(crate) stream_names: HashMap<StreamName, Arc<Stream>>,
     pub(crate) groups: BTreeMap<u32, Arc<Group>>,
-    pub(crate) group_names: BTreeMap<GroupName, Arc<Group>>,
+    pub(crate) group_names: HashMap<GroupName, Arc<Group>>,
     pub(crate) states: BTreeMap<String, Vec<u8>>,
     pub(crate) next_id: u32,
     pub(crate) applied: Lsn,

@@ -33,7 +33,6 @@ struct EntryImage {
     key: Option<u64>,
     attempts: u32,
     crashes: u32,
-    accepted_at: i64,
     history: Vec<(i64, u64, u8, u32)>,
     /// Its history already holds that of its earlier life.
     recalled: bool,
@@ -54,8 +53,8 @@ impl GroupInner {
         let mut words = Vec::new();
         let mut entries = Vec::with_capacity(self.entries.len());
         for (seq, entry) in &self.entries {
-            let mut history = Vec::with_capacity(entry.history.len());
-            for note in &entry.history {
+            let mut history = Vec::new();
+            for note in entry.history.iter().flat_map(|notes| notes.iter()) {
                 let number = *numbers.entry(&note.message).or_insert_with(|| {
                     words.push(note.message.as_ref().to_owned());
                     u32::try_from(words.len() - 1).unwrap_or(u32::MAX)
@@ -72,7 +71,6 @@ impl GroupInner {
                 key: entry.key,
                 attempts: entry.attempts + crash,
                 crashes: entry.crashes + crash,
-                accepted_at: entry.accepted_at.as_millis(),
                 history,
                 recalled: entry.recalled,
             });
@@ -103,9 +101,8 @@ impl GroupInner {
             entry.attempts = old.attempts;
             entry.crashes = old.crashes;
             entry.recalled = old.recalled;
-            entry.accepted_at = Timestamp::from_millis(old.accepted_at);
             for (at, took, class, number) in &old.history {
-                entry.history.push(Note {
+                entry.history.get_or_insert_default().push(Note {
                     at: Timestamp::from_millis(*at),
                     took: Duration::from_millis(*took),
                     class: FaultClass::from_code(*class).unwrap_or(FaultClass::Transient),
