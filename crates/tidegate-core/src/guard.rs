@@ -8,6 +8,7 @@ mod budget;
 mod bulkhead;
 mod rate;
 mod view;
+mod wish;
 
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ pub use self::{
     budget::RetryBudgetPolicy,
     rate::Rate,
     view::{BreakerState, BreakerView, ConcurrencyView, GuardView, HandChange, LastError, RateView, WaitsView},
+    wish::{GuardWish, Shut},
 };
 use crate::{
     clock::{Clock, Stopwatch, Timestamp},
@@ -81,7 +83,7 @@ pub struct Guard {
     rate: Mutex<RateWindow>,
     breaker: Mutex<Breaker>,
     budget: Mutex<RetryBudget>,
-    rate_limit: Mutex<Option<Rate>>,
+    wish: Mutex<GuardWish>,
     seen: Mutex<Seen>,
     changes: watch::Sender<u64>,
     clock: Clock,
@@ -110,7 +112,7 @@ impl Guard {
             rate: Mutex::new(RateWindow::new(policy.rate)),
             breaker: Mutex::new(Breaker::new(policy.breaker, clock.now())),
             budget: Mutex::new(RetryBudget::new(policy.retry_budget)),
-            rate_limit: Mutex::new(policy.rate),
+            wish: Mutex::default(),
             seen: Mutex::default(),
             changes: watch::Sender::new(0),
             watch: clock.stopwatch(),
@@ -218,16 +220,49 @@ impl Guard {
 
     /// Opens the breaker by hand; it stays open until it is reset.
     pub fn trip(&self, by: &str, reason: &str) {
-        let failure = Failure::new(FaultClass::DependencyDown, format!("tripped by {by}: {reason}"));
-        if self.breaker.lock().shut(self.clock.now(), State::Tripped, failure.clone()) {
-            self.by_hand("trip", by, reason);
-            self.tell(Change::Opened { until: FOREVER, failure });
+        let (at, by, reason) = (self.clock.now(), by.to_owned(), reason.to_owned());
+        self.shut(Shut::Tripped { at, by, reason });
+    }
+
+    /// Takes note that the target wants nothing any more; nothing is sent to it until it is reset.
+    pub fn disable(&self, message: &str) {
+        self.shut(Shut::Disabled { at: self.clock.now(), message: message.to_owned() });
+    }
+
+    fn shut(&self, why: Shut) {
+        let (at, state, failure) = match &why {
+            Shut::Tripped { at, by, reason } => {
+                let message = format!("tripped by {by}: {reason}");
+                (*at, State::Tripped, Failure::new(FaultClass::DependencyDown, message))
+            }
+            Shut::Disabled { at, message } => (*at, State::Disabled, Failure::new(FaultClass::Auth, message.clone())),
+        };
+        {
+            let mut wish = self.wish.lock();
+            if !self.breaker.lock().shut(at, state, failure.clone()) {
+                return;
+            }
+            wish.shut = Some(why.clone());
+        }
+        match why {
+            Shut::Tripped { by, reason, .. } => {
+                self.by_hand("trip", &by, &reason);
+                self.tell(Change::Opened { until: FOREVER, failure });
+            }
+            Shut::Disabled { message, .. } => {
+                self.notices.emit(&Notice::TargetDisabled { target: self.target.clone(), message });
+                self.tell(Change::Gate);
+            }
         }
     }
 
     /// Closes the breaker by hand and forgets failures, a wish for silence and a disabling.
     pub fn reset(&self, by: &str, reason: &str) {
-        let change = self.breaker.lock().reset(self.clock.now());
+        let change = {
+            let mut wish = self.wish.lock();
+            wish.shut = None;
+            self.breaker.lock().reset(self.clock.now())
+        };
         if change != Change::None {
             self.by_hand("reset", by, reason);
         }
@@ -236,20 +271,31 @@ impl Guard {
 
     /// Changes the limits; none goes back to what the policy says.
     pub fn limit(&self, concurrency: Option<usize>, rate: Option<Rate>) {
-        let rate = rate.or(self.policy.rate);
-        self.bulkhead.resize(concurrency.unwrap_or(self.policy.concurrency));
-        self.rate.lock().set(rate);
-        *self.rate_limit.lock() = rate;
+        {
+            let mut wish = self.wish.lock();
+            (wish.concurrency, wish.rate) = (concurrency, rate);
+            self.bulkhead.resize(concurrency.unwrap_or(self.policy.concurrency));
+            self.rate.lock().set(rate.or(self.policy.rate));
+        }
         self.tell(Change::Gate);
     }
 
-    /// Takes note that the target wants nothing any more; nothing is sent to it until it is reset.
-    pub fn disable(&self, message: &str) {
-        let failure = Failure::new(FaultClass::Auth, message);
-        if self.breaker.lock().shut(self.clock.now(), State::Disabled, failure) {
-            self.notices.emit(&Notice::TargetDisabled { target: self.target.clone(), message: message.to_owned() });
-            self.tell(Change::Gate);
+    /// Returns what is wanted beyond the policy.
+    pub fn wish(&self) -> GuardWish {
+        self.wish.lock().clone()
+    }
+
+    /// Wants again what was wanted before a restart.
+    pub fn restore(&self, wish: GuardWish) {
+        self.limit(wish.concurrency, wish.rate);
+        if let Some(why) = wish.shut {
+            self.shut(why);
         }
+    }
+
+    /// Returns what it allows when nothing else is wanted.
+    pub fn policy(&self) -> &GuardPolicy {
+        &self.policy
     }
 
     fn by_hand(&self, what: &'static str, by: &str, reason: &str) {
@@ -281,7 +327,10 @@ impl Guard {
             name: self.target.clone(),
             gate,
             breaker,
-            rate: RateView { limit: *self.rate_limit.lock(), wait: self.rate.lock().wait(self.watch.elapsed()) },
+            rate: RateView {
+                limit: self.wish.lock().rate.or(self.policy.rate),
+                wait: self.rate.lock().wait(self.watch.elapsed()),
+            },
             concurrency: ConcurrencyView {
                 limit: occupancy.limit,
                 in_use: occupancy.in_use,

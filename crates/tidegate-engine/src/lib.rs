@@ -4,6 +4,7 @@
 
 mod group;
 mod groups;
+mod keeper;
 mod publisher;
 mod supervisor;
 mod task;
@@ -11,6 +12,7 @@ mod task;
 pub use self::{
     group::{GroupPolicy, GroupState, GroupView, Pause, PullStatus, Running},
     groups::Groups,
+    keeper::GuardKeeper,
     publisher::Publisher,
     supervisor::{Progress, Pulse, ServiceView, Supervisor},
     task::{Nudge, Task, TaskRunner, TaskView, Upkeep},

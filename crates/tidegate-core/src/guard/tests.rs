@@ -160,6 +160,21 @@ async fn a_caller_that_leaves_gives_its_start_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_that_is_refused_after_its_wait_gives_its_start_back() {
+    let rate = Some(Rate { count: 1, per: 10 * SECOND });
+    let scene = scene(GuardPolicy { rate, timeout: 30 * SECOND, ..GuardPolicy::default() });
+    scene.ok().await.expect("the first");
+    let trip = async {
+        scene.clock.sleep(SECOND).await;
+        scene.guard.trip("ann", "now");
+    };
+    let (refused, ()) = tokio::join!(scene.ok(), trip);
+    assert!(refused.is_err());
+    scene.guard.reset("ann", "over");
+    assert_eq!(scene.guard.view().rate.wait, Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
 async fn retries_over_the_budget_are_sent_away_to_wait() {
     let retry_budget = RetryBudgetPolicy { share: 0.5, floor: 1 };
     let scene = scene(GuardPolicy { retry_budget, ..GuardPolicy::default() });
@@ -214,4 +229,25 @@ async fn every_call_is_told_with_its_waiting_and_its_time() {
     assert_eq!(told, [expect(Duration::ZERO), expect(SECOND)]);
     let last = scene.guard.view().last_error.expect("they failed");
     assert_eq!((last.class, last.message.as_str()), (FaultClass::Transient, "500"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_wanted_can_be_wanted_again() {
+    let first = scene(GuardPolicy::default());
+    assert_eq!(first.guard.wish(), GuardWish::default());
+    let rate = Some(Rate { count: 3, per: SECOND });
+    first.guard.limit(Some(2), rate);
+    first.guard.trip("ann", "they asked for it");
+    let stored = serde_json::to_string(&first.guard.wish()).expect("it can be written");
+    let mut second = scene(GuardPolicy::default());
+    second.guard.restore(serde_json::from_str(&stored).expect("it reads back"));
+    assert_eq!(second.guard.wish(), first.guard.wish());
+    let view = second.guard.view();
+    assert_eq!((view.concurrency.limit, view.rate.limit, view.gate), (2, rate, Gate::Disabled));
+    assert!(view.breaker.tripped);
+    assert_eq!(second.names(), ["breaker.opened"], "metrics and alerts hear of it again");
+    second.guard.reset("bob", "over");
+    assert_eq!(second.guard.wish(), GuardWish { shut: None, concurrency: Some(2), rate });
+    second.guard.disable("410 gone");
+    assert!(matches!(second.guard.wish().shut, Some(Shut::Disabled { .. })));
 }

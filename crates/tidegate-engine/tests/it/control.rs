@@ -5,8 +5,13 @@ use std::sync::{
     atomic::{AtomicI64, Ordering},
 };
 
-use tidegate_core::{delivery::Outcome, fault::FaultKind, notice::Notice};
-use tidegate_engine::GroupState;
+use tidegate_core::{
+    delivery::Outcome,
+    fault::FaultKind,
+    guard::{Gate, GuardPolicy},
+    notice::Notice,
+};
+use tidegate_engine::{GroupState, GuardKeeper};
 
 use crate::scene::*;
 
@@ -163,5 +168,30 @@ async fn groups_that_cannot_be_are_refused() {
     assert_eq!(refuse(nowhere).await, FaultKind::Missing);
     assert_eq!(scene.groups.view(&group("missing")).await.unwrap_err().kind, FaultKind::Missing);
     assert_eq!(scene.groups.names(), [group("deliver")]);
+    scene.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_wanted_of_a_target_survives_a_restart() {
+    let scene = Scene::new().await;
+    let keep = async |scene: &Scene, policy: GuardPolicy| {
+        let guard = scene.guard("partner", policy);
+        GuardKeeper::start(guard.clone(), scene.store.clone(), &scene.supervisor).await.unwrap();
+        guard
+    };
+    let guard = keep(&scene, GuardPolicy::default()).await;
+    guard.trip("ann", "they asked for it");
+    guard.limit(Some(3), None);
+    let scene = scene.finish().await.restart().await;
+    let guard = keep(&scene, GuardPolicy::default()).await;
+    assert_eq!((guard.gate(), guard.view().concurrency.limit), (Gate::Disabled, 3));
+    // A node that is killed had no time to say goodbye.
+    scene.world.clock.sleep(SECOND).await;
+    guard.reset("bob", "over");
+    scene.world.clock.sleep(SECOND).await;
+    let scene = scene.abort().await.restart().await;
+    let guard = keep(&scene, GuardPolicy { concurrency: 5, ..GuardPolicy::default() }).await;
+    assert_eq!(guard.gate(), Gate::Open);
+    assert_eq!(guard.view().concurrency.limit, 5, "a changed configuration is the newer wish");
     scene.finish().await;
 }

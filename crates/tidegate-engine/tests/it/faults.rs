@@ -246,6 +246,35 @@ async fn in_a_batch_only_the_guilty_pays_for_a_crash() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_broke_a_handler_before_is_tried_alone() {
+    let mut scene = Scene::new().await;
+    let tried = log();
+    let handler = batches(10, {
+        let tried = tried.clone();
+        move |batch| {
+            tried.lock().push(batch.iter().map(|delivery| delivery.event.id.to_string()).collect::<Vec<_>>());
+            async move {
+                assert!(batch.iter().all(|delivery| &*delivery.event.id != "poison"));
+                vec![Outcome::DONE; batch.len()]
+            }
+        }
+    });
+    scene.add(asked("deliver").workers(1), handler).await;
+    scene.publish([event("poison")]).await;
+    scene.until_settled("deliver", "retry", 1).await;
+    scene.groups.pause(&group("deliver"), "ann", "test", None).await.unwrap();
+    scene.publish((0..5).map(event)).await;
+    scene.world.clock.sleep(MINUTE).await;
+    scene.groups.resume(&group("deliver"), "ann").await.unwrap();
+    scene.until_settled("deliver", "done", 5).await;
+    scene.until_settled("deliver", "dead", 1).await;
+    let mut sizes: Vec<_> = tried.lock().iter().map(Vec::len).collect();
+    sizes.sort_unstable();
+    assert_eq!(sizes, [1, 1, 1, 5]);
+    scene.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_handler_that_answers_rubbish_harms_its_own_batch_only() {
     let mut scene = Scene::new().await;
     let handler = batches(4, |batch| async move {

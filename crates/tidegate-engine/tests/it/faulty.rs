@@ -49,6 +49,7 @@ struct Switches {
     settle: Mutex<Option<Fault>>,
     hasty: AtomicBool,
     claims: AtomicU64,
+    extends: AtomicU64,
 }
 
 struct Wrapped {
@@ -81,6 +82,11 @@ impl Faulty {
     /// Claims so far.
     pub(crate) fn claims(&self) -> u64 {
         self.0.claims.load(Ordering::SeqCst)
+    }
+
+    /// Extensions of leases so far.
+    pub(crate) fn extends(&self) -> u64 {
+        self.0.extends.load(Ordering::SeqCst)
     }
 
     pub(crate) fn fail_settle(&self, fault: Option<Fault>) {
@@ -120,6 +126,7 @@ impl Broker for Wrapped {
     }
 
     async fn extend(&self, tokens: &[LeaseToken], until: Timestamp) -> Result<Vec<bool>> {
+        self.faulty.0.extends.fetch_add(1, Ordering::SeqCst);
         if self.faulty.0.extend.load(Ordering::SeqCst) { Err(away()) } else { self.inner.extend(tokens, until).await }
     }
 

@@ -128,6 +128,7 @@ async fn an_extended_lease_lives_longer() {
         scene.world.clock.sleep(20 * SECOND).await;
         assert_eq!(scene.groups.extend(&group("pull"), &[token], 30 * SECOND).await.unwrap(), [true]);
         assert!(claim(&scene, 1).await.is_empty());
+        assert_eq!(scene.groups.running().len(), 1);
     }
     assert_eq!(settle(&scene, vec![(token, Outcome::DONE)]).await, [PullStatus::Settled]);
     assert_eq!(scene.groups.extend(&group("pull"), &[token], 30 * SECOND).await.unwrap(), [false]);

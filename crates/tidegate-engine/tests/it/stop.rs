@@ -122,7 +122,8 @@ async fn leases_of_long_work_are_renewed() {
 
 #[tokio::test(start_paused = true)]
 async fn leases_are_renewed_while_draining_too() {
-    let mut scene = Scene::new().await;
+    let faulty = Faulty::default();
+    let mut scene = Scene::with(|store| faulty.wrap(store)).await;
     let clock = scene.world.clock.clone();
     let handler = each(move |_| {
         let clock = clock.clone();
@@ -137,7 +138,9 @@ async fn leases_are_renewed_while_draining_too() {
     scene.publish([event("a")]).await;
     scene.until("it runs", |seen| count(seen, "attempt.started") == 1).await;
     scene.stopper.drain();
+    let before = faulty.extends();
     scene.groups.drained().await;
+    assert!(faulty.extends() - before >= 10, "five minutes are ten leases");
     scene.until_settled("deliver", "done", 1).await;
     assert_eq!(count(&scene.seen, "lease.lost"), 0);
     scene.finish().await;
@@ -174,6 +177,22 @@ async fn a_settlement_after_the_lease_is_refused_and_counted() {
     assert!(status.leases_lost >= 1);
     faulty.fail_extend(false);
     scene.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_lost_its_lease_too_often_is_buried_before_it_is_tried() {
+    let faulty = Faulty::default();
+    let mut scene = Scene::with(|store| faulty.wrap(store)).await;
+    faulty.fail_extend(true);
+    let mut wanted = asked("deliver").workers(8);
+    wanted.policy.timeout = 60 * MINUTE;
+    wanted.policy.retry.attempts = 100;
+    scene.add(wanted, each(|_| async { std::future::pending().await })).await;
+    scene.publish([event("a")]).await;
+    scene.until_settled("deliver", "dead", 1).await;
+    assert_eq!(count(&scene.seen, "attempt.started"), 3);
+    assert_eq!(&*scene.dead().await[0].message, "handler died on it 3 times");
+    scene.abort().await;
 }
 
 #[tokio::test(start_paused = true)]
