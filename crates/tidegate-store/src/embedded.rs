@@ -167,7 +167,7 @@ impl Embedded {
             checkpoints,
             next_spare: 0,
             written: 0,
-            cleaned: std::collections::BTreeSet::new(),
+            cleaned: std::collections::BTreeMap::new(),
             pump,
         }));
         let store = Arc::new(Self {

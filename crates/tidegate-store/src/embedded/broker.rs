@@ -290,13 +290,15 @@ impl Broker for Embedded {
             (claiming.out, claiming.aside)
         };
         let must_wait = !aside.marks.is_empty();
-        if let Some(step) = self.write_aside(&group, aside) {
-            if must_wait {
-                // A handler may kill the process: that it got this delivery must be on record before it runs.
-                self.commit(step).await?;
-            } else {
-                self.commit_later(step)?;
+        let Some(step) = self.write_aside(&group, aside) else { return Ok(out) };
+        // A handler may kill the process: that it got this delivery must be on record before it runs.
+        let written = if must_wait { self.commit(step).await.map(drop) } else { self.commit_later(step) };
+        if let Err(fault) = written {
+            let mut inner = group.inner.lock();
+            for delivery in &out.deliveries {
+                inner.give_back(&delivery.lease.token);
             }
+            return Err(fault);
         }
         Ok(out)
     }

@@ -270,10 +270,8 @@ impl Claiming<'_> {
     /// Takes the order key for a delivery, or puts it into the key's queue in stream order.
     fn take_key(&mut self, seq: u64, key: u64) -> bool {
         let held = self.inner.keys.entry(key).or_default();
-        let behind = held.queue.front().is_some_and(|front| *front < seq);
-        if held.holder.is_none_or(|holder| holder == seq)
-            && (!behind || self.spec.on_failure == OnFailure::Skip && held.holder == Some(seq))
-        {
+        let first = held.queue.front().is_none_or(|front| *front > seq);
+        if held.holder == Some(seq) || held.holder.is_none() && first {
             held.holder = Some(seq);
             return true;
         }

@@ -15,7 +15,7 @@ use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use tidegate_core::{
     clock::Timestamp,
-    delivery::Attempt,
+    delivery::{Attempt, LeaseToken},
     event::Fingerprint,
     fault::FaultClass,
     limits,
@@ -307,6 +307,21 @@ impl GroupInner {
     pub(crate) fn change(&mut self, seq: u64, state: State) {
         self.detach(seq);
         self.attach(seq, state);
+    }
+
+    /// Takes back a delivery as if it had not been lent. It keeps its order key, and so its place.
+    pub(crate) fn give_back(&mut self, token: &LeaseToken) {
+        let seq = token.position.low;
+        let Some(entry) = self.entries.get_mut(&seq) else { return };
+        if !matches!(entry.state, State::Leased { epoch, .. } if epoch == token.epoch) {
+            return;
+        }
+        entry.marked = false;
+        let fingerprint = entry.fingerprint;
+        if self.busy.get(&fingerprint) == Some(&seq) {
+            self.busy.remove(&fingerprint);
+        }
+        self.change(seq, State::Ready);
     }
 
     /// Lets go of the order key that `seq` holds, or was about to take: the next in its queue may run.

@@ -86,11 +86,7 @@ impl Embedded {
                 Item::Settle(Settle { group: group.id, seq, how })
             }
             Settlement::Release => {
-                let fingerprint = entry.fingerprint;
-                if inner.busy.get(&fingerprint) == Some(&seq) {
-                    inner.busy.remove(&fingerprint);
-                }
-                inner.change(seq, EntryState::Ready);
+                inner.give_back(&settled.token);
                 return Ok(true);
             }
             Settlement::RetryAt { at, attempts, crashes } => {

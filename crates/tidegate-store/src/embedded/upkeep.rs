@@ -47,8 +47,9 @@ pub(crate) struct Upkeep {
     pub(crate) next_spare: u64,
     /// Counter of written bytes at the last checkpoint.
     pub(crate) written: u64,
-    /// Segments whose living events were copied forward and are durable elsewhere.
-    pub(crate) cleaned: BTreeSet<u64>,
+    /// Segments in which nothing lives any more, with the number of the newest checkpoint at that time: they go when
+    /// every kept checkpoint is newer, because older ones may still count on what is in them.
+    pub(crate) cleaned: BTreeMap<u64, u64>,
     /// How steps get committed while upkeep waits: by the committer's thread, or right here.
     pub(crate) pump: Pump,
 }
@@ -287,22 +288,22 @@ impl Upkeep {
     /// Copies the few living events out of sealed segments that are mostly dead; true when a segment became free.
     fn clean(&mut self) -> Result<bool> {
         let open = self.state.open.0.read().0;
-        let safe = self.checkpoints.first().map_or(0, |(_, from)| from.segment());
+        let newest = self.checkpoints.last().map_or(0, |(number, _)| *number);
         let sealed: Vec<Arc<Segment>> = {
             let segments = self.state.reader.segments.read();
             segments.range(..open).map(|(_, segment)| Arc::clone(segment)).collect()
         };
         let mut freed = false;
         for segment in sealed {
-            if self.cleaned.contains(&segment.number) {
-                freed |= segment.number >= safe;
+            if self.cleaned.contains_key(&segment.number) {
+                freed = true;
                 continue;
             }
             let Some(footer) = segment.footer.get() else { continue };
             let living = self.living(footer, segment.number);
             let count: u64 = living.values().map(|living| living.count).sum();
             if count == 0 {
-                self.cleaned.insert(segment.number);
+                self.cleaned.insert(segment.number, newest);
                 freed = true;
                 continue;
             }
@@ -310,7 +311,7 @@ impl Upkeep {
             let newest_few = segment.number + 2 >= open;
             if !newest_few && count * CLEAN_BELOW < all && !self.state.is_refusing.load(Ordering::Acquire) {
                 self.copy_forward(&segment, &living)?;
-                self.cleaned.insert(segment.number);
+                self.cleaned.insert(segment.number, newest);
                 freed = true;
             }
         }
@@ -403,11 +404,11 @@ impl Upkeep {
 
     /// Removes segments in which nothing lives and which no kept checkpoint replays.
     fn remove_dead_segments(&mut self) -> Result<()> {
-        let safe = self.checkpoints.first().map_or(0, |(_, from)| from.segment());
-        if self.checkpoints.len() < 2 {
+        let Some((oldest, from)) = self.checkpoints.first().copied().filter(|_| self.checkpoints.len() >= 2) else {
             return Ok(());
-        }
-        let gone: Vec<u64> = self.cleaned.range(..safe).copied().collect();
+        };
+        let safe = self.cleaned.range(..from.segment()).filter(|(_, checkpoint)| **checkpoint < oldest);
+        let gone: Vec<u64> = safe.map(|(number, _)| *number).collect();
         for number in gone {
             self.cleaned.remove(&number);
             self.forget_segment(number);
