@@ -7,7 +7,7 @@ use tidegate_core::{
     event::{DELIVER_AT, EXPIRY_TIME, Event, FingerprintKey, Reader},
     fault::{FaultClass, FaultKind, Result},
     limits,
-    store::{Claim, Claimed, GroupSpec, OnFailure},
+    store::{Claim, Claimed, GroupSpec},
 };
 
 use super::{
@@ -215,15 +215,6 @@ impl Claiming<'_> {
             self.schedule(seq, at);
             return;
         }
-        let twin = self.inner.ledger.is_some() && self.inner.busy.get(&fingerprint).is_some_and(|other| *other != seq);
-        if twin {
-            self.inner.change(seq, State::Due(self.now.plus(TWIN_WAIT)));
-            if let Some(entry) = self.inner.entries.get_mut(&seq) {
-                entry.key = None;
-            }
-            self.inner.release_key(seq, key);
-            return;
-        }
         if !self.out.deliveries.is_empty() && self.bytes + parsed.event.size() > limits::CLAIM_BYTES_MAX {
             self.full = true;
             self.inner.change(seq, State::Ready);
@@ -232,6 +223,12 @@ impl Claiming<'_> {
         if let Some(key) = key
             && !self.take_key(seq, key)
         {
+            return;
+        }
+        let twin = self.inner.ledger.is_some() && self.inner.busy.get(&fingerprint).is_some_and(|other| *other != seq);
+        if twin {
+            // It keeps its order key: waiting for the twin's outcome is part of its turn.
+            self.inner.change(seq, State::Due(self.now.plus(TWIN_WAIT)));
             return;
         }
         self.lend(seq, parsed, fingerprint);
@@ -298,6 +295,7 @@ impl Claiming<'_> {
         self.inner.busy.insert(fingerprint, seq);
         let Some(entry) = self.inner.entries.get_mut(&seq) else { return };
         entry.marked = self.spec.mark_claims;
+        entry.journaled = false;
         if entry.marked {
             self.aside.marks.push(seq);
         }

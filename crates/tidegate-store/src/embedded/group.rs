@@ -81,6 +81,8 @@ pub(crate) struct Entry {
     /// Past attempts.
     #[expect(clippy::box_collection, reason = "most deliveries have none, and there may be millions")]
     pub(crate) history: Option<Box<Vec<Note>>>,
+    /// The journal says until when it waits.
+    pub(crate) journaled: bool,
     /// It is lent to a handler that may kill the process, and the journal says so.
     pub(crate) marked: bool,
     /// Its history already holds that of its earlier life.
@@ -216,6 +218,7 @@ impl Entry {
             crashes: 0,
             at,
             history: None,
+            journaled: false,
             marked: false,
             recalled: false,
         }
@@ -448,6 +451,7 @@ impl GroupInner {
         entry.attempts = attempts;
         entry.crashes = crashes;
         entry.marked = false;
+        entry.journaled = true;
         entry.key = entry.key.or(key);
         if let Some(note) = note {
             let history = entry.history.get_or_insert_default();

@@ -67,7 +67,11 @@ impl GroupInner {
             entries.push(EntryImage {
                 seq: *seq,
                 at: entry.at,
-                due: if let State::Due(at) = entry.state { Some(at.as_millis()) } else { None },
+                due: if let State::Due(at) = entry.state {
+                    Some(at.as_millis()).filter(|_| entry.journaled)
+                } else {
+                    None
+                },
                 key: entry.key,
                 attempts: entry.attempts + crash,
                 crashes: entry.crashes + crash,
@@ -101,6 +105,7 @@ impl GroupInner {
             entry.attempts = old.attempts;
             entry.crashes = old.crashes;
             entry.recalled = old.recalled;
+            entry.journaled = old.due.is_some();
             for (at, took, class, number) in &old.history {
                 entry.history.get_or_insert_default().push(Note {
                     at: Timestamp::from_millis(*at),
