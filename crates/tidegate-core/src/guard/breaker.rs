@@ -293,6 +293,22 @@ mod tests {
     }
 
     #[test]
+    fn a_probe_ends_open_or_closed_whatever_its_class() {
+        for class in FaultClass::ALL {
+            let mut breaker = breaker();
+            breaker.record(at(0), false, Some(&fail(FaultClass::Auth)));
+            breaker.admit(at(30), T).expect("the cooldown is over");
+            breaker.record(at(30), true, Some(&fail(class)));
+            let answered = matches!(
+                class,
+                FaultClass::Transient | FaultClass::Throttled | FaultClass::Invalid | FaultClass::Poison
+            );
+            let expect = if answered { State::Closed } else { State::Open { until: at(90) } };
+            assert_eq!(breaker.state, expect, "{class}");
+        }
+    }
+
+    #[test]
     fn late_ends_of_calls_from_before_change_nothing() {
         let mut breaker = breaker();
         breaker.record(at(0), false, Some(&fail(FaultClass::Auth)));
@@ -306,7 +322,8 @@ mod tests {
         let mut breaker = breaker();
         let told = fail(FaultClass::Throttled).after(Duration::from_secs(77));
         assert_eq!(breaker.record(at(0), false, Some(&told)), Change::Gate);
-        assert_eq!(breaker.gate(at(1)), Gate::ClosedUntil(at(77)));
+        breaker.record(at(1), false, Some(&fail(FaultClass::Throttled).after(Duration::from_secs(5))));
+        assert_eq!(breaker.gate(at(1)), Gate::ClosedUntil(at(77)), "a shorter wish does not shorten a longer one");
         let refused = breaker.admit(at(7), T).expect_err("silence was asked for");
         assert_eq!((refused.class, refused.after), (FaultClass::Throttled, Some(Duration::from_secs(70))));
         assert_eq!(breaker.gate(at(77)), Gate::Open);

@@ -175,6 +175,16 @@ async fn a_call_that_is_refused_after_its_wait_gives_its_start_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_would_be_refused_in_the_end_does_not_wait_first() {
+    let rate = Some(Rate { count: 1, per: 10 * SECOND });
+    let scene = scene(GuardPolicy { rate, timeout: 30 * SECOND, ..GuardPolicy::default() });
+    scene.fail(FaultClass::Auth).await;
+    let start = scene.clock.stopwatch();
+    assert!(scene.ok().await.is_err());
+    assert_eq!(start.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
 async fn retries_over_the_budget_are_sent_away_to_wait() {
     let retry_budget = RetryBudgetPolicy { share: 0.5, floor: 1 };
     let scene = scene(GuardPolicy { retry_budget, ..GuardPolicy::default() });
