@@ -7,6 +7,8 @@ use tidegate_core::{
     limits,
 };
 
+use tokio::{io::AsyncWriteExt, net::TcpStream};
+
 use crate::{
     ailing::Illness,
     client::{Answer, raw, request},
@@ -154,6 +156,30 @@ async fn a_declared_length_is_believed_before_a_byte_is_read() {
         format!("POST {EVENTS} HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: 4200000\r\n\r\n");
     let answer = raw(node.address, asks.replace("4200000", &(limits::BODY_BYTES_MAX + 1).to_string()).as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+}
+
+#[tokio::test]
+async fn a_client_that_sends_before_it_reads_sees_the_answer() {
+    let node = Node::start().await;
+    let length = limits::BODY_BYTES_MAX + 1;
+    let head =
+        format!("POST {EVENTS} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
+    let answer = raw(node.address, &[head.as_bytes(), &vec![b'x'; length]].concat()).await;
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+}
+
+#[tokio::test]
+async fn a_body_without_end_is_cut() {
+    let node = Node::start().await;
+    let mut stream = TcpStream::connect(node.address).await.unwrap();
+    let head = format!("POST {EVENTS} HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let piece = [&b"10000\r\n"[..], &[b'x'; 0x10000], b"\r\n"].concat();
+    let mut sent = 0;
+    while stream.write_all(&piece).await.is_ok() {
+        sent += piece.len();
+        assert!(sent < 16 * limits::BODY_BYTES_MAX, "{sent} bytes were taken");
+    }
 }
 
 #[tokio::test]
