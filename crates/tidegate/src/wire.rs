@@ -24,7 +24,7 @@ use tidegate_core::{
     service::{self, Context, Stopper},
     store::Store,
 };
-use tidegate_engine::{GroupPolicy, Groups, Publisher, Supervisor, TaskRunner, Upkeep};
+use tidegate_engine::{GroupPolicy, Groups, GuardKeeper, Publisher, Supervisor, TaskRunner, Upkeep};
 use tidegate_modules::{HttpClient, SinkParts, SourceConfig};
 use tokio::net::TcpListener;
 
@@ -104,6 +104,9 @@ impl Node {
         let supervisor = Supervisor::new(cx.clone());
         let groups = Groups::new(store.clone(), cx.clone(), supervisor.clone(), fingerprint.clone());
         let (guards, client) = (guards(config, &cx), HttpClient::open()?);
+        for guard in &guards {
+            GuardKeeper::start(guard.clone(), store.clone(), &supervisor).await?;
+        }
         for (name, settings) in &config.groups {
             let sink =
                 open_sink(settings, &guards, &client, &cx).map_err(|fault| fault.within(format!("group {name}")))?;

@@ -329,7 +329,7 @@ impl Broker for Embedded {
         let outputs = self.check_outputs(&settled)?;
         let mut statuses = Vec::with_capacity(settled.len());
         let mut step = Step::new(Durability::Os);
-        let mut released: Vec<Arc<Group>> = Vec::new();
+        let mut released: Vec<(Arc<Group>, LeaseToken)> = Vec::new();
         let mut group: Option<Arc<Group>> = None;
         let mut waits = Vec::new();
         let mut size = 0;
@@ -347,8 +347,8 @@ impl Broker for Embedded {
             // What cannot be read now stays lent; its lease runs out and it is tried again.
             let held = self.stage(group, one, &outputs, &mut step).unwrap_or(false);
             statuses.push(if held { SettleStatus::Settled } else { SettleStatus::LeaseLost });
-            if held && one.settlement == Settlement::Release && !released.iter().any(|other| other.id == group.id) {
-                released.push(Arc::clone(group));
+            if held && one.settlement == Settlement::Release {
+                released.push((Arc::clone(group), one.token));
             }
             size += step.items.last().map_or(0, Item::bytes);
             if size + step.arena.len() > limits::COMMIT_BYTES_MAX {
@@ -359,15 +359,16 @@ impl Broker for Embedded {
                 size = 0;
             }
         }
-        for group in released {
-            group.wake.notify_waiters();
-        }
         if !step.items.is_empty() {
             self.commit(step).await?;
         }
         self.pump();
         for wait in waits {
             wait.await.unwrap_or_else(|_| Err(closed()))?;
+        }
+        for (group, token) in released {
+            group.inner.lock().give_back(&token);
+            group.wake.notify_waiters();
         }
         Ok(statuses)
     }

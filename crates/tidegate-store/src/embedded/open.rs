@@ -354,6 +354,22 @@ impl Opening {
         }
     }
 
+    /// Writes the last frames once more and syncs them.
+    ///
+    /// After a failed sync the page cache may still show what never reached the disk and, its pages being clean, never
+    /// will. What is taken for durable here has to be.
+    fn write_again(&self, segment: &Segment, from: u64, to: u64) -> Result<()> {
+        let mut bytes = vec![0; usize::try_from(to.saturating_sub(from)).unwrap_or(0)];
+        let failed = |error| io_fault("write the last frames again", &segment.path, error);
+        let count = segment.file.read_at(&mut bytes, from).map_err(failed)?;
+        bytes.truncate(count);
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        segment.file.write_at(&bytes, from).map_err(failed)?;
+        segment.file.sync().map_err(failed)
+    }
+
     fn resume(&self, state: &State, last: Last) -> Result<Journal> {
         let open = match last {
             None => None,
@@ -365,6 +381,7 @@ impl Opening {
                     segment.file.write_at(&zeros, scanned.end).map_err(failed)?;
                     segment.file.sync().map_err(failed)?;
                 }
+                self.write_again(&segment, scanned.doubtful, scanned.end)?;
                 Some((segment, footer, scanned.tip))
             }
         };

@@ -40,6 +40,8 @@ pub(crate) struct Scanned {
     pub(crate) damage: Vec<Damage>,
     /// A tail that was cut.
     pub(crate) cut: Option<Damage>,
+    /// From here on nothing is known to be synced: it may stand in the page cache only.
+    pub(crate) doubtful: u64,
 }
 
 struct Scanner<'a> {
@@ -49,6 +51,8 @@ struct Scanner<'a> {
     newest: bool,
     until: u64,
     at: usize,
+    /// Numbers and places of the frames since the newest that is known to be synced.
+    recent: Vec<(u64, usize)>,
     out: Scanned,
 }
 
@@ -80,10 +84,12 @@ pub(crate) fn scan(
         newest: until.is_none(),
         until: until.unwrap_or(u64::MAX),
         at: DATA_START as usize,
+        recent: Vec::new(),
         out,
     };
     while scanner.step(visit) {}
     scanner.out.end = scanner.at as u64;
+    scanner.out.doubtful = scanner.recent.first().map_or(scanner.at, |(_, at)| *at) as u64;
     scanner.out.dirty_end = scanner.out.dirty_end.max(scanner.out.end);
     scanner.out.tip.synced_frame = scanner.out.tip.next_frame.saturating_sub(1);
     Ok(scanner.out)
@@ -114,6 +120,8 @@ impl Scanner<'_> {
         }
         let end = self.at + start.len as usize;
         let walk = self.walk(self.at + start_record.len, end, start.number, start.chain);
+        self.recent.retain(|(number, _)| *number > start.synced);
+        self.recent.push((start.number, self.at));
         if walk.whole {
             return self.take(&walk, start.number + 1, end, visit);
         }

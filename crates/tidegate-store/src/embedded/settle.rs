@@ -85,10 +85,8 @@ impl Embedded {
                 let how = retry(now, entry.attempts, entry.crashes, None);
                 Item::Settle(Settle { group: group.id, seq, how })
             }
-            Settlement::Release => {
-                inner.give_back(&settled.token);
-                return Ok(true);
-            }
+            // It needs no record: it is carried out when the rest of its batch is durable.
+            Settlement::Release => return Ok(true),
             Settlement::RetryAt { at, attempts, crashes } => {
                 let how = retry(*at, *attempts, *crashes, settled.attempt.clone());
                 Item::Settle(Settle { group: group.id, seq, how })
