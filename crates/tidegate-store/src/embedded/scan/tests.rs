@@ -19,7 +19,7 @@ fn segment(frames: usize) -> (Segment, Vec<(usize, usize)>) {
     for number in 0..frames {
         let mut frame = FrameBuilder::new(Vec::new(), SALT, chain);
         for part in 0..2 {
-            frame.push(Kind::Append, |out| out.extend(std::iter::repeat_n((number * 2 + part) as u8 + 1, 700)));
+            frame.push(Kind::Append, |out| out.extend(std::iter::repeat_n((number * 2 + part) as u8 + 1, 400)));
         }
         let (bytes, next) = frame.finish(10 + number as u64, 9 + number as u64, 1);
         file.write_at(&bytes, at).unwrap();
