@@ -28,7 +28,7 @@ use super::{
     body::{How, Settle},
     seen::{FastMap, Mark, Seen},
     segment::Lsn,
-    stream::Stream,
+    stream::{Hint, Stream},
 };
 
 pub(crate) use self::image::GroupImage;
@@ -148,7 +148,7 @@ pub(crate) struct GroupInner {
     pub(crate) epoch: u64,
     pub(crate) ledger: Option<Seen>,
     pub(crate) applied: Lsn,
-    pub(crate) hint: Option<(u64, Lsn)>,
+    pub(crate) hint: Option<Hint>,
     pub(crate) removed: bool,
     messages: BTreeMap<Arc<str>, ()>,
 }

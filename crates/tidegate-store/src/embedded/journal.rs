@@ -81,18 +81,19 @@ impl JournalReader {
         self.segments.read().get(&number).map(Arc::clone)
     }
 
-    /// Returns bytes from a place on; at least `want` unless the segment ends before.
-    pub(crate) fn bytes_at(&self, at: Lsn, want: usize) -> Result<Bytes> {
+    /// Returns bytes from a place on, at least `want` unless the segment ends before, and whether they were read from
+    /// the file: such bytes are worth keeping for the next read.
+    pub(crate) fn bytes_at(&self, at: Lsn, want: usize) -> Result<(Bytes, bool)> {
         if let Some(bytes) = self.tail.read().find(at)
             && bytes.len() >= want
         {
-            return Ok(bytes);
+            return Ok((bytes, false));
         }
         let segment = self
             .segment(at.segment())
             .ok_or_else(|| Fault::corrupt(format!("segment {:016x} of the journal is not there", at.segment())))?;
         self.cold_reads.fetch_add(1, Ordering::Relaxed);
-        segment.read(at.offset(), want.max(READ_BYTES))
+        Ok((segment.read(at.offset(), want.max(READ_BYTES))?, true))
     }
 
     pub(crate) fn salt(&self, segment: u64) -> u32 {
@@ -104,7 +105,7 @@ impl JournalReader {
         let salt = self.salt(at.segment());
         let mut want = 0;
         loop {
-            let bytes = self.bytes_at(at, want)?;
+            let (bytes, _) = self.bytes_at(at, want)?;
             match frame::read_record(&bytes, 0, salt) {
                 Ok(record) => return Ok(record),
                 Err(Unreadable::Short(need)) if need > want && need > bytes.len() && want == 0 => want = need,
@@ -129,11 +130,23 @@ pub(crate) struct Records<'a> {
     start: Lsn,
     offset: usize,
     salt: u32,
+    /// Whether the chunk was read from the file.
+    cold: bool,
 }
 
 impl<'a> Records<'a> {
     pub(crate) fn new(reader: &'a JournalReader, start: Lsn) -> Self {
-        Self { reader, chunk: Bytes::new(), start, offset: 0, salt: reader.salt(start.segment()) }
+        Self::resume(reader, start, Bytes::new())
+    }
+
+    /// Goes on with what an earlier walk had read and not used.
+    pub(crate) fn resume(reader: &'a JournalReader, start: Lsn, chunk: Bytes) -> Self {
+        Self { reader, cold: !chunk.is_empty(), chunk, start, offset: 0, salt: reader.salt(start.segment()) }
+    }
+
+    /// Returns what was read from the file and not used: many small reads cost one large one.
+    pub(crate) fn rest(&self) -> Bytes {
+        if self.cold { self.chunk.slice(self.offset.min(self.chunk.len())..) } else { Bytes::new() }
     }
 
     /// Returns the place of the next record.
@@ -173,10 +186,11 @@ impl<'a> Records<'a> {
     fn fetch(&mut self, want: usize) -> Result<bool> {
         let at = self.at();
         let left = self.chunk.len() - self.offset;
-        let chunk = self.reader.bytes_at(at, want)?;
+        let (chunk, cold) = self.reader.bytes_at(at, want)?;
         if chunk.len() <= left {
             return Ok(false);
         }
+        self.cold = cold;
         self.chunk = chunk;
         self.start = at;
         self.offset = 0;

@@ -223,7 +223,7 @@ impl Stream {
         from: u64,
         max: usize,
         bytes_max: usize,
-        hint: &mut Option<(u64, Lsn)>,
+        hint: &mut Option<Hint>,
         reader: &JournalReader,
         open: &OpenIndex,
     ) -> Result<Vec<Found>> {
@@ -232,26 +232,30 @@ impl Stream {
         let mut seq = from.max(1);
         let mut bytes = 0;
         while seq <= last && found.len() < max && bytes < bytes_max {
-            let hinted = hint.take().filter(|(next, _)| *next == seq).map(|(_, at)| at);
+            let hinted = hint.take().filter(|hint| hint.seq == seq);
+            let was_hinted = hinted.is_some();
             let start = match hinted {
-                Some(at) => Some(at),
+                Some(hint) => Some((hint.at, hint.rest)),
                 None => {
                     let inner = self.inner.lock();
-                    self.seek(&inner, seq, reader, open)
+                    self.seek(&inner, seq, reader, open).map(|at| (at, bytes::Bytes::new()))
                 }
             };
             let walked = match start {
-                Some(start) => self.walk(start, seq, max - found.len(), bytes_max - bytes, reader)?,
+                Some((at, rest)) => {
+                    let records = Records::resume(reader, at, rest);
+                    self.walk(records, seq, max - found.len(), bytes_max - bytes)?
+                }
                 None => Walked::default(),
             };
             bytes += walked.found.iter().map(|found| found.body.len()).sum::<usize>();
             if let Some(end) = walked.found.last() {
                 seq = end.seq + 1;
-                *hint = walked.next.map(|next| (seq, next));
+                *hint = walked.next.map(|(at, rest)| Hint { seq, at, rest });
                 found.extend(walked.found);
                 continue;
             }
-            if hinted.is_some() {
+            if was_hinted {
                 // The journal rolled on since; look it up.
                 continue;
             }
@@ -270,10 +274,9 @@ impl Stream {
     }
 
     /// Walks records from a place on and takes those of this stream that follow each other from `seq`.
-    fn walk(&self, start: Lsn, seq: u64, max: usize, bytes_max: usize, reader: &JournalReader) -> Result<Walked> {
+    fn walk(&self, mut records: Records<'_>, seq: u64, max: usize, bytes_max: usize) -> Result<Walked> {
         let mut walked = Walked::default();
         let (mut next, mut taken, mut skipped) = (seq, 0, 0_u64);
-        let mut records = Records::new(reader, start);
         while let Some((at, record)) = records.next()? {
             let body =
                 if record.kind == Kind::Moved { record.body.get(1..).unwrap_or_default() } else { &record.body[..] };
@@ -291,7 +294,7 @@ impl Stream {
                 next += 1;
                 skipped = 0;
                 if walked.found.len() >= max || taken >= bytes_max || was_moved {
-                    walked.next = (!was_moved).then_some(Lsn(at.0 + record.len as u64));
+                    walked.next = (!was_moved).then(|| (records.at(), records.rest()));
                     return Ok(walked);
                 }
             } else if !walked.found.is_empty() {
@@ -301,7 +304,7 @@ impl Stream {
                 }
             }
         }
-        walked.next = Some(records.at()).filter(|_| walked.beyond.is_none());
+        walked.next = Some((records.at(), records.rest())).filter(|_| walked.beyond.is_none());
         Ok(walked)
     }
 
@@ -342,12 +345,21 @@ impl Stream {
     }
 }
 
+/// Where the next read goes on.
+#[derive(Debug, Clone)]
+pub(crate) struct Hint {
+    seq: u64,
+    at: Lsn,
+    /// Bytes from there on that were read from the file and not used.
+    rest: bytes::Bytes,
+}
+
 /// What a walk found.
 #[derive(Debug, Default)]
 struct Walked {
     found: Vec<Found>,
-    /// Where the next record stands.
-    next: Option<Lsn>,
+    /// Where the next record stands, and what was read of it.
+    next: Option<(Lsn, bytes::Bytes)>,
     /// A later event of the stream that stands where an earlier one was looked for.
     beyond: Option<u64>,
 }
