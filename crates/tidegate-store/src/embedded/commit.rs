@@ -77,6 +77,25 @@ pub(crate) struct Reply {
     pub(crate) appended: Vec<Appended>,
     /// What the step was made of: the caller frees what the caller made, off the commit path.
     _spent: (Vec<Item>, Vec<u8>),
+    /// The answers to all others of the frame.
+    _others: Others,
+}
+
+/// Answers that the first caller of a frame hands on.
+///
+/// Waking a task from outside its runtime costs a system call more often than not; from inside it is a push to a
+/// queue. So the committer wakes one caller, which wakes the others. Dropping hands on too: a caller that has gone
+/// takes nobody's answer with it.
+#[derive(Debug, Default)]
+struct Others(Vec<(oneshot::Sender<Result<Reply>>, Reply)>);
+
+impl Drop for Others {
+    fn drop(&mut self) {
+        for (answer, reply) in self.0.drain(..) {
+            // The caller may have gone; its step is durable all the same.
+            drop(answer.send(Ok(reply)));
+        }
+    }
 }
 
 /// Items that are written all or none.
@@ -276,13 +295,7 @@ impl Committer {
             }
             match self.try_commit(&steps, reserve) {
                 Ok((answers, wake)) => {
-                    for (step, appended) in steps.into_iter().zip(answers) {
-                        let Step { items, arena, answer, .. } = step;
-                        if let Some(reply) = answer {
-                            // The caller may have gone; the step is durable all the same.
-                            drop(reply.send(Ok(Reply { appended, _spent: (items, arena) })));
-                        }
-                    }
+                    answer_durable(steps, answers);
                     wake.into_iter().for_each(|group| group.wake.notify_waiters());
                     self.state.stats.progress_at.store(self.state.clock.now().as_millis(), Ordering::Relaxed);
                     return;
@@ -397,6 +410,19 @@ impl Committer {
         }
         *self.state.open.0.write() = (self.journal.open.number, Arc::clone(&self.journal.footer));
         Ok(())
+    }
+}
+
+fn answer_durable(steps: Vec<Step>, answers: Vec<Vec<Appended>>) {
+    let mut replies = Vec::with_capacity(steps.len());
+    for (step, appended) in steps.into_iter().zip(answers) {
+        let Step { items, arena, answer, .. } = step;
+        if let Some(answer) = answer {
+            replies.push((answer, Reply { appended, _spent: (items, arena), _others: Others::default() }));
+        }
+    }
+    if let Some((answer, reply)) = replies.pop() {
+        drop(answer.send(Ok(Reply { _others: Others(replies), ..reply })));
     }
 }
 
