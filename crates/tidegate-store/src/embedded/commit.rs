@@ -351,10 +351,10 @@ impl Committer {
             return Ok((self.draft.take_answers(), Vec::new()));
         }
         let records = u64::from(frame.records());
-        let (at, bytes) = self.journal.write(frame, now.as_millis()).map_err(|error| {
-            let kind = if is_full(&error) { FaultKind::Limited } else { FaultKind::Unavailable };
-            Fault::new(kind, Origin::Store, Retry::Later, format!("write to the journal failed: {error}"))
-        })?;
+        let (at, bytes) = match self.journal.write(frame, now.as_millis()) {
+            Ok(written) => written,
+            Err(error) => return Err(self.write_failed(&error)),
+        };
         let written = watch.elapsed();
         Stats::add(&self.state.stats.write_nanos, written - encoded);
         self.make_durable(steps, now)?;
@@ -368,6 +368,20 @@ impl Committer {
         Stats::count(&self.state.stats.records, records);
         Stats::count(&self.state.stats.bytes, bytes.len() as u64);
         Ok((self.draft.take_answers(), wake))
+    }
+
+    /// A full disk refuses the frame, and it is as if it had never been; any other failure ends all writing.
+    fn write_failed(&mut self, error: &std::io::Error) -> Fault {
+        let failed = |what: &str, error: &std::io::Error| {
+            Fault::unavailable(Origin::Store, format!("{what} the journal failed: {error}; start the node again"))
+        };
+        if !is_full(error) {
+            return failed("write to", error);
+        }
+        if let Err(second) = self.journal.retract() {
+            return failed("taking back a refused write to", &second);
+        }
+        Fault::new(FaultKind::Limited, Origin::Store, Retry::Later, format!("write to the journal failed: {error}"))
     }
 
     fn make_durable(&mut self, steps: &[Step], now: Timestamp) -> Result<()> {

@@ -312,6 +312,16 @@ impl Journal {
         Ok((lsn, bytes.into()))
     }
 
+    /// Takes back a frame whose write did not succeed: what of it landed must not be taken for a frame after a crash.
+    pub(crate) fn retract(&mut self) -> io::Result<()> {
+        match self.open.file.write_at(&[0; frame::START_LEN], self.write_at) {
+            // Where not even the start found room, there is no frame.
+            Err(error) if is_full(&error) => {}
+            other => other?,
+        }
+        self.open.file.sync()
+    }
+
     /// Makes everything written durable.
     pub(crate) fn sync(&mut self) -> io::Result<()> {
         self.open.file.sync()?;
