@@ -31,6 +31,9 @@ pub(crate) const FRAME_BYTES_MAX: usize = limits::COMMIT_BYTES_MAX + limits::STE
 /// Bytes that are read around a place in a file.
 const READ_BYTES: usize = 64 * 1024;
 
+/// Bytes that are read around a place where one record is wanted.
+const JUMP_BYTES: usize = 8 * 1024;
+
 /// Turns an error of the disk into a fault: full disks are limits, everything else is unavailability.
 pub(crate) fn io_fault(step: &str, path: &Path, error: io::Error) -> Fault {
     let note = format!("{step} {}: {error}", path.display());
@@ -83,7 +86,7 @@ impl JournalReader {
 
     /// Returns bytes from a place on, at least `want` unless the segment ends before, and whether they were read from
     /// the file: such bytes are worth keeping for the next read.
-    pub(crate) fn bytes_at(&self, at: Lsn, want: usize) -> Result<(Bytes, bool)> {
+    pub(crate) fn bytes_at(&self, at: Lsn, want: usize, window: usize) -> Result<(Bytes, bool)> {
         if let Some(bytes) = self.tail.read().find(at)
             && bytes.len() >= want
         {
@@ -93,7 +96,7 @@ impl JournalReader {
             .segment(at.segment())
             .ok_or_else(|| Fault::corrupt(format!("segment {:016x} of the journal is not there", at.segment())))?;
         self.cold_reads.fetch_add(1, Ordering::Relaxed);
-        Ok((segment.read(at.offset(), want.max(READ_BYTES))?, true))
+        Ok((segment.read(at.offset(), want.max(window))?, true))
     }
 
     pub(crate) fn salt(&self, segment: u64) -> u32 {
@@ -105,7 +108,7 @@ impl JournalReader {
         let salt = self.salt(at.segment());
         let mut want = 0;
         loop {
-            let (bytes, _) = self.bytes_at(at, want)?;
+            let (bytes, _) = self.bytes_at(at, want, READ_BYTES)?;
             match frame::read_record(&bytes, 0, salt) {
                 Ok(record) => return Ok(record),
                 Err(Unreadable::Short(need)) if need > want && need > bytes.len() && want == 0 => want = need,
@@ -132,6 +135,8 @@ pub(crate) struct Records<'a> {
     salt: u32,
     /// Whether the chunk was read from the file.
     cold: bool,
+    /// Bytes to read at a time from the file.
+    window: usize,
 }
 
 impl<'a> Records<'a> {
@@ -141,12 +146,24 @@ impl<'a> Records<'a> {
 
     /// Goes on with what an earlier walk had read and not used.
     pub(crate) fn resume(reader: &'a JournalReader, start: Lsn, chunk: Bytes) -> Self {
-        Self { reader, cold: !chunk.is_empty(), chunk, start, offset: 0, salt: reader.salt(start.segment()) }
+        let (cold, salt) = (!chunk.is_empty(), reader.salt(start.segment()));
+        Self { reader, cold, chunk, start, offset: 0, salt, window: READ_BYTES }
     }
 
     /// Returns what was read from the file and not used: many small reads cost one large one.
     pub(crate) fn rest(&self) -> Bytes {
         if self.cold { self.chunk.slice(self.offset.min(self.chunk.len())..) } else { Bytes::new() }
+    }
+
+    /// Goes on further ahead in the same segment. What lies around such a place is mostly others': little is read.
+    pub(crate) fn jump(&mut self, to: Lsn) {
+        let ahead = usize::try_from(to.0.saturating_sub(self.start.0)).unwrap_or(usize::MAX);
+        if ahead < self.chunk.len() {
+            self.offset = ahead;
+        } else {
+            self.chunk = Bytes::new();
+            (self.start, self.offset, self.window) = (to, 0, JUMP_BYTES);
+        }
     }
 
     /// Returns the place of the next record.
@@ -186,7 +203,7 @@ impl<'a> Records<'a> {
     fn fetch(&mut self, want: usize) -> Result<bool> {
         let at = self.at();
         let left = self.chunk.len() - self.offset;
-        let (chunk, cold) = self.reader.bytes_at(at, want)?;
+        let (chunk, cold) = self.reader.bytes_at(at, want, self.window)?;
         if chunk.len() <= left {
             return Ok(false);
         }

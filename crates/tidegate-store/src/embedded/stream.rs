@@ -13,7 +13,7 @@ use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use tidegate_core::{
     clock::Timestamp,
-    fault::{Fault, Result},
+    fault::{Fault, FaultKind, Result},
     limits,
     names::StreamName,
     store::{DedupeWindow, Durability, Retain, StreamSpec},
@@ -28,6 +28,9 @@ use super::{
     seen::{Seen, SeenImage},
     segment::{Footer, Lsn},
 };
+
+/// Bytes of other streams' records after which the index is asked for the next one.
+const LOOK_UP_AFTER: u64 = 4096;
 
 /// A stream as it stands in the journal and in checkpoints.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -244,7 +247,12 @@ impl Stream {
             let walked = match start {
                 Some((at, rest)) => {
                     let records = Records::resume(reader, at, rest);
-                    self.walk(records, seq, max - found.len(), bytes_max - bytes)?
+                    let look_up = |seq| self.seek(&self.inner.lock(), seq, reader, open);
+                    match self.walk(records, seq, max - found.len(), bytes_max - bytes, &look_up) {
+                        // Its segment may be gone since.
+                        Err(fault) if was_hinted && fault.kind == FaultKind::Corrupt => Walked::default(),
+                        walked => walked?,
+                    }
                 }
                 None => Walked::default(),
             };
@@ -274,9 +282,16 @@ impl Stream {
     }
 
     /// Walks records from a place on and takes those of this stream that follow each other from `seq`.
-    fn walk(&self, mut records: Records<'_>, seq: u64, max: usize, bytes_max: usize) -> Result<Walked> {
+    fn walk(
+        &self,
+        mut records: Records<'_>,
+        seq: u64,
+        max: usize,
+        bytes_max: usize,
+        look_up: &dyn Fn(u64) -> Option<Lsn>,
+    ) -> Result<Walked> {
         let mut walked = Walked::default();
-        let (mut next, mut taken, mut skipped) = (seq, 0, 0_u64);
+        let (mut next, mut taken, mut skipped, mut looked_up) = (seq, 0, 0_u64, false);
         while let Some((at, record)) = records.next()? {
             let body =
                 if record.kind == Kind::Moved { record.body.get(1..).unwrap_or_default() } else { &record.body[..] };
@@ -292,13 +307,19 @@ impl Stream {
                 taken += body.len();
                 walked.found.push(Found { seq: number, at, kind, body: super::seen::own(&body) });
                 next += 1;
-                skipped = 0;
+                (skipped, looked_up) = (0, false);
                 if walked.found.len() >= max || taken >= bytes_max || was_moved {
                     walked.next = (!was_moved).then(|| (records.at(), records.rest()));
                     return Ok(walked);
                 }
             } else if !walked.found.is_empty() {
                 skipped += record.len as u64;
+                if skipped > LOOK_UP_AFTER && !looked_up {
+                    // Many others lie between: the index may know the next one.
+                    looked_up = true;
+                    let known = look_up(next).filter(|to| to.segment() == at.segment() && *to > at);
+                    known.into_iter().for_each(|to| records.jump(to));
+                }
                 if skipped > 4 * super::segment::INDEX_EVERY {
                     return Ok(walked);
                 }
