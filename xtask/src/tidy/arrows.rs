@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::Finding;
 
 /// What a crate may depend on, for its product code.
-const ALLOWED: [(&str, &[&str]); 8] = [
+const ALLOWED: [(&str, &[&str]); 9] = [
     ("tidegate", &["tidegate-control", "tidegate-modules", "tidegate-store", "tidegate-engine", "tidegate-core"]),
     ("tidegate-control", &["tidegate-engine", "tidegate-core"]),
     ("tidegate-engine", &["tidegate-core"]),
@@ -16,6 +16,8 @@ const ALLOWED: [(&str, &[&str]); 8] = [
     ("tidegate-store", &["tidegate-core"]),
     ("tidegate-testkit", &["tidegate-store", "tidegate-engine", "tidegate-core"]),
     ("tidegate-core", &[]),
+    // It talks to the binary over HTTP only.
+    ("tidegate-torture", &[]),
     ("xtask", &[]),
 ];
 
