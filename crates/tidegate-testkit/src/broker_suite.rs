@@ -101,11 +101,12 @@ cases! {
         keys_may_come_from_the_body: Order, a_release_keeps_its_place: Order, a_lost_lease_keeps_its_place: Order,
         skip_lets_the_next_go_while_a_failed_one_waits: Order, a_due_retry_waits_while_its_key_is_busy: Order,
         block_holds_the_key_until_the_failed_one_is_done: Order, block_ends_when_the_failed_one_is_dead: Order,
-        a_busy_key_does_not_hide_the_others: Order, order_outlives_a_restart: OrderAndDurable,
+        a_later_event_and_a_failed_one_do_not_lock_each_other: Order, who_leaves_the_line_lets_the_next_go: Order, a_busy_key_does_not_hide_the_others: Order, order_outlives_a_restart: OrderAndDurable,
         groups_have_their_own_order: Order, order_holds_in_a_crowd: Order,
     }
     ledger {
-        a_repeated_event_is_not_lent_again, a_repeat_that_waits_while_the_first_runs, the_ledger_answers,
+        a_repeated_event_is_not_lent_again, a_repeat_that_waits_while_the_first_runs,
+        twins_do_not_run_side_by_side, the_ledger_answers,
         each_group_has_its_own, another_source_is_another_event, what_is_forgotten_runs_again,
         entries_are_kept_for_their_time, without_a_ledger_everything_runs, its_size_is_known, thousands_are_remembered,
     }
@@ -130,7 +131,8 @@ cases! {
     restart {
         everything_survives_a_stop: Durable, everything_survives_a_kill: Durable,
         streams_and_groups_need_no_second_declaration: Durable, positions_go_on_after_a_kill: Durable,
-        a_marked_claim_counts_the_crash: Durable, a_closed_store_answers_nothing, much_work_survives: Durable,
+        a_marked_claim_counts_the_crash: Durable,
+        a_marked_claim_ends_with_its_settle: Durable, a_marked_claim_outlives_upkeep: Durable, a_closed_store_answers_nothing, much_work_survives: Durable,
     }
 }
 

@@ -121,6 +121,8 @@ struct State {
     capacity: Option<u64>,
     /// Writes that may still be refused for want of space before there is space again.
     refusals: Option<u64>,
+    /// Whether a write met the bound since faults were last asked for.
+    met_bound: bool,
     slow: Option<(Clock, Duration)>,
     calls: Calls,
 }
@@ -148,6 +150,7 @@ impl SimDisk {
             struck: Vec::new(),
             capacity: None,
             refusals: None,
+            met_bound: false,
             slow: None,
             calls: Calls::default(),
         })))
@@ -188,7 +191,26 @@ impl SimDisk {
 
     /// Returns the faults that struck since the last call.
     pub fn struck(&self) -> Vec<DiskFault> {
-        std::mem::take(&mut self.0.lock().struck)
+        let mut state = self.0.lock();
+        state.met_bound = false;
+        std::mem::take(&mut state.struck)
+    }
+
+    /// Tells whether the power is off.
+    pub fn is_off(&self) -> bool {
+        !self.0.lock().powered
+    }
+
+    /// Tells whether space is bounded, or a write met the bound since faults were last asked for.
+    pub fn is_full(&self) -> bool {
+        let state = self.0.lock();
+        state.capacity.is_some() || state.met_bound
+    }
+
+    /// Tells whether anything went wrong since faults were last asked for, or space is bounded.
+    pub fn had_faults(&self) -> bool {
+        let state = self.0.lock();
+        !state.struck.is_empty() || state.capacity.is_some() || state.met_bound || !state.powered
     }
 
     /// Leaves only `free` bytes; after `refusals` refused writes there is space again.
@@ -267,6 +289,7 @@ impl SimDisk {
             struck: Vec::new(),
             capacity: state.capacity,
             refusals: state.refusals,
+            met_bound: state.met_bound,
             slow: state.slow.clone(),
             calls: state.calls,
         })))
@@ -329,6 +352,7 @@ impl State {
         if growth <= free {
             return Ok(len);
         }
+        self.met_bound = true;
         if let Some(refusals) = &mut self.refusals {
             *refusals = refusals.saturating_sub(1);
             if *refusals == 0 {

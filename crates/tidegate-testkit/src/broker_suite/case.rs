@@ -189,15 +189,45 @@ impl Case {
         self.publish(ids.iter().map(|id| event(id)).collect()).await
     }
 
-    /// Claims of [`GROUP`] with everything that the claim says.
-    pub async fn claim_all_of(&self, group: &str, max: usize) -> Claimed {
-        let ask = Claim { group: group_name(group), max, lease: LEASE };
-        let claimed = self.store.claim(&ask).await.expect("the claim is answered");
-        for delivery in &claimed.deliveries {
-            assert_eq!(delivery.lease.expires_at, self.now().plus(LEASE), "the lease starts now");
-            assert_eq!(delivery.lease.token.position, delivery.position);
+    /// Waits until everything that was noticed on the way is settled: writes are acknowledged in order.
+    pub(super) async fn barrier(&self) {
+        self.store.put_state("suite/barrier", None).await.expect("the store takes writes");
+    }
+
+    /// Claims of a group with everything that the claim says. A lease that ran out may need a second claim to be
+    /// lent again: the first one only takes it back.
+    pub(super) async fn claim_all_of(&self, group: &str, max: usize) -> Claimed {
+        let mut all = Claimed::default();
+        loop {
+            let ask = Claim { group: group_name(group), max: max - all.deliveries.len(), lease: LEASE };
+            let claimed = self.store.claim(&ask).await.expect("the claim is answered");
+            for delivery in &claimed.deliveries {
+                assert_eq!(delivery.lease.expires_at, self.now().plus(LEASE), "the lease starts now");
+                assert_eq!(delivery.lease.token.position, delivery.position);
+            }
+            self.barrier().await;
+            all.deliveries.extend(claimed.deliveries);
+            all.duplicates += claimed.duplicates;
+            all.expired += claimed.expired;
+            all.leases_lost += claimed.leases_lost;
+            all.next_due = claimed.next_due;
+            if claimed.leases_lost == 0 || all.deliveries.len() == max {
+                return all;
+            }
         }
-        claimed
+    }
+
+    /// Does upkeep until it led to what is wanted; an engine may do it in the background.
+    pub(super) async fn upkeep_until(&self, what: &str, wanted: impl AsyncFn() -> bool) {
+        for _ in 0..2000 {
+            self.store.upkeep().await.expect("upkeep is done");
+            self.barrier().await;
+            if wanted().await {
+                return;
+            }
+            Clock::real().sleep(Duration::from_millis(5)).await;
+        }
+        panic!("upkeep never led to this: {what}");
     }
 
     /// Claims of [`GROUP`].

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use tidegate_core::{
     delivery::{Delivery, Settlement},
-    event::{Data, PARTITION_KEY},
+    event::{DELIVER_AT, Data, EXPIRY_TIME, PARTITION_KEY},
     order::OrderBy,
-    store::{Broker as _, GroupSpec, OnFailure},
+    store::{Broker as _, GroupSpec, OnFailure, Start},
 };
 
-use super::case::{Case, DONE, GROUP, LEASE, STREAM, bury, event, group_spec, ids, keyed};
+use super::case::{Case, DONE, GROUP, LEASE, STREAM, bury, event, group_name, group_spec, ids, keyed};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -164,6 +164,60 @@ pub(super) async fn block_ends_when_the_failed_one_is_dead(case: Case) {
     let again = claim(&case, &["a1"]).await;
     case.settle(&again[0], bury("over")).await;
     claim(&case, &["a2"]).await;
+}
+
+pub(super) async fn a_later_event_and_a_failed_one_do_not_lock_each_other(case: Case) {
+    for on_failure in [OnFailure::Block, OnFailure::Skip] {
+        case.stream(STREAM).await;
+        case.declare_group(&GroupSpec { start: Start::Latest, ..ordered(on_failure) }).await;
+        let due = case.now().plus(LEASE / 3);
+        let later = keyed("a1", "a").with_extension(DELIVER_AT, due.to_string());
+        case.publish(vec![later, keyed("a2", "a"), keyed("a3", "a")]).await;
+        let second = claim(&case, &["a2"]).await;
+        case.settle(&second[0], case.retry(&second[0], LEASE / 2)).await;
+        case.advance(LEASE * 2);
+        let mut done = Vec::new();
+        for _ in 0..10 {
+            let lent = case.claim(100).await;
+            assert!(lent.len() <= 1, "one of a key at a time");
+            case.done(&lent).await;
+            done.extend(ids(&lent));
+        }
+        done.sort();
+        assert_eq!(done, ["a1", "a2", "a3"], "with {on_failure:?}");
+        case.store.remove_group(&group_name(GROUP)).await.unwrap();
+    }
+}
+
+/// What waits in line and turns out not to be run at all lets the next one go.
+pub(super) async fn who_leaves_the_line_lets_the_next_go(case: Case) {
+    set(&case, OnFailure::Block).await;
+    let end = case.now().plus(LEASE / 3);
+    let expiring = keyed("a2", "a").with_extension(EXPIRY_TIME, end.to_string());
+    case.publish(vec![keyed("a1", "a"), expiring, keyed("a3", "a"), keyed("b", "a"), keyed("a5", "a")]).await;
+    let first = claim(&case, &["a1"]).await;
+    // The same event without a key is done meanwhile, so the one in line is a duplicate when its turn comes.
+    case.publish(vec![event("b")]).await;
+    let free = claim(&case, &["b"]).await;
+    case.settle(&free[0], DONE).await;
+    case.advance(LEASE / 2);
+    case.settle(&first[0], DONE).await;
+    let third = claim_after_others(&case, "a3").await;
+    case.settle(&third, DONE).await;
+    let fifth = claim_after_others(&case, "a5").await;
+    case.settle(&fifth, DONE).await;
+    let status = case.status().await;
+    assert_eq!((status.done, status.duplicates, status.expired, status.blocked_keys), (5, 1, 1, 0));
+}
+
+/// Claims one; what the engine settles by itself may take it a claim of its own.
+async fn claim_after_others(case: &Case, id: &str) -> Delivery {
+    let mut lent = case.claim(100).await;
+    if lent.is_empty() {
+        lent = case.claim(100).await;
+    }
+    assert_eq!(ids(&lent), [id]);
+    lent.remove(0)
 }
 
 pub(super) async fn a_busy_key_does_not_hide_the_others(case: Case) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tidegate_core::{
-    delivery::{Attempt, SettleStatus},
+    delivery::{Attempt, SettleStatus, Settlement},
     event::{DELIVER_AT, EXPIRY_TIME},
     fault::FaultClass,
     store::{Broker as _, DeadQuery, DeadState, DedupeWindow, GroupSpec, GroupStatus},
@@ -134,6 +134,42 @@ pub(super) async fn a_marked_claim_counts_the_crash(mut case: Case) {
     case.restart().await;
     let crashes: Vec<u32> = case.claim(2).await.iter().map(|delivery| delivery.crashes).collect();
     assert_eq!(crashes, [3, 0], "an orderly stop is no crash");
+}
+
+/// What was given back or settled before the process died did not kill it.
+pub(super) async fn a_marked_claim_ends_with_its_settle(mut case: Case) {
+    case.stream(STREAM).await;
+    case.declare_group(&GroupSpec { mark_claims: true, ..group_spec(GROUP, STREAM) }).await;
+    case.publish_ids(&["released", "retried"]).await;
+    for _ in 0..3 {
+        let lent = case.claim(1).await;
+        case.settle(&lent[0], Settlement::Release).await;
+    }
+    let lent = case.claim(2).await;
+    case.settle(&lent[0], Settlement::Release).await;
+    case.settle(&lent[1], Settlement::RetryAt { at: case.now(), attempts: 1, crashes: 0 }).await;
+    case.kill().await;
+    let tallies: Vec<(u32, u32)> =
+        case.claim(2).await.iter().map(|delivery| (delivery.attempt, delivery.crashes)).collect();
+    assert_eq!(tallies, [(1, 0), (2, 0)]);
+}
+
+/// Upkeep between the claim and the death must not make the store forget who was at work.
+pub(super) async fn a_marked_claim_outlives_upkeep(mut case: Case) {
+    case.stream(STREAM).await;
+    case.declare_group(&GroupSpec { mark_claims: true, ..group_spec(GROUP, STREAM) }).await;
+    case.publish_ids(&["1"]).await;
+    case.claim_one("1").await;
+    // Enough work beside it that an engine writes down where it stands.
+    case.stream("busy").await;
+    case.group("other", "busy").await;
+    for index in 0..80 {
+        let body = tidegate_core::event::Data::Binary(vec![1; 900_000].into());
+        case.publish_to("busy", vec![event(&index.to_string()).with_data(body)]).await;
+        case.store.upkeep().await.unwrap();
+    }
+    case.kill().await;
+    assert_eq!(case.claim_one("1").await.crashes, 1);
 }
 
 pub(super) async fn a_closed_store_answers_nothing(case: Case) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tidegate_core::{
-    delivery::Position,
+    delivery::{Position, SettleStatus},
     event::{Data, Event},
     store::{Broker as _, GroupSpec, Retain, Start, StreamSpec},
 };
@@ -37,10 +37,17 @@ async fn settle_all(case: &Case) {
     }
 }
 
-/// An engine may work in coarse steps, but it has to get there.
+/// Upkeep that must lead to so many kept events.
+async fn upkeep_to(case: &Case, count: u64) {
+    let kept = async || case.stream_status(STREAM).await.count == count;
+    case.upkeep_until(&format!("{count} kept events"), kept).await;
+}
+
+/// Upkeep that must not lead to anything.
 async fn upkeep(case: &Case) {
     for _ in 0..5 {
         case.store.upkeep().await.unwrap();
+        case.barrier().await;
     }
 }
 
@@ -48,7 +55,7 @@ pub(super) async fn a_bound_on_count_holds(case: Case) {
     set(&case, Retain { count: Some(100), ..Retain::default() }).await;
     publish(&case, 400).await;
     settle_all(&case).await;
-    upkeep(&case).await;
+    upkeep_to(&case, 100).await;
     let status = case.stream_status(STREAM).await;
     assert_eq!((status.count, status.accepted), (100, 400));
     let kept = case.read_all(STREAM).await;
@@ -59,15 +66,28 @@ pub(super) async fn a_bound_on_count_holds(case: Case) {
     assert_eq!(early.items[0].position, kept[0].position, "reading starts at the oldest kept one");
 }
 
+/// An engine may keep what shares a file with younger events, but the excess has a limit.
 pub(super) async fn a_bound_on_bytes_holds(case: Case) {
-    set(&case, Retain { bytes: Some(500_000), ..Retain::default() }).await;
-    publish(&case, 200).await;
-    settle_all(&case).await;
-    upkeep(&case).await;
+    const MIB: u64 = 1 << 20;
+    set(&case, Retain { bytes: Some(8 * MIB), ..Retain::default() }).await;
+    for index in 0..60 {
+        let event = event(&format!("{index:02}")).with_data(Data::Binary(vec![5; 1_000_000].into()));
+        case.publish(vec![event]).await;
+        settle_all(&case).await;
+        if index % 10 == 0 {
+            upkeep(&case).await;
+        }
+    }
+    let little = async || case.stream_status(STREAM).await.bytes <= 24 * MIB;
+    case.upkeep_until("24 MiB kept at most", little).await;
     let status = case.stream_status(STREAM).await;
-    assert!(status.bytes <= 500_000, "{} bytes are kept", status.bytes);
-    assert!(status.count >= 30, "only {} events are kept", status.count);
-    assert_eq!(case.read_all(STREAM).await.len() as u64, status.count);
+    let kept = case.read_all(STREAM).await;
+    assert!(kept.len() >= 7, "only {} events are kept", kept.len());
+    // An engine with threads of its own may trim on while it is read.
+    let after = case.stream_status(STREAM).await;
+    assert!((after.count..=status.count).contains(&(kept.len() as u64)), "{} of {status:?}", kept.len());
+    assert_eq!(after.accepted, 60);
+    assert_eq!(kept.last().map(|stored| &*stored.event.id), Some("59"), "the oldest go first");
 }
 
 pub(super) async fn a_bound_on_age_holds(case: Case) {
@@ -80,9 +100,9 @@ pub(super) async fn a_bound_on_age_holds(case: Case) {
     assert_eq!(case.kept(STREAM).await, ["1", "2", "3"]);
     case.advance(HOUR / 2 + Duration::from_secs(1));
     upkeep(&case).await;
-    assert_eq!(case.kept(STREAM).await, ["3"]);
+    assert_eq!(case.kept(STREAM).await.last().map(String::as_str), Some("3"), "the youngest is not too old");
     case.advance(HOUR);
-    upkeep(&case).await;
+    upkeep_to(&case, 0).await;
     assert_eq!(case.kept(STREAM).await, [] as [&str; 0]);
     let status = case.stream_status(STREAM).await;
     assert_eq!((status.count, status.first, status.accepted), (0, None, 3));
@@ -124,8 +144,8 @@ pub(super) async fn unsettled_events_are_never_removed(mut case: Case) {
         seen.extend(ids(&lent));
         case.done(&lent).await;
     }
-    upkeep(&case).await;
-    assert!(case.read_all(STREAM).await.len() <= 10, "now they may go");
+    let few = async || case.read_all(STREAM).await.len() <= 10;
+    case.upkeep_until("ten kept events, now that all are settled", few).await;
 }
 
 /// One old retry must not be lost because everything around it is long gone.
@@ -151,24 +171,27 @@ pub(super) async fn one_straggler_outlives_its_neighbours(mut case: Case) {
     assert_eq!((status.done, status.dropped), (100, 0));
 }
 
+/// What is lent while its neighbours are dropped may still be settled, or is dropped with them.
 pub(super) async fn what_the_stream_drops_is_counted(mut case: Case) {
     set(&case, Retain { count: Some(10), drop_unsettled: true, ..Retain::default() }).await;
     publish(&case, 30).await;
     let lent = case.claim(3).await;
     case.settle(&lent[0], DONE).await;
-    upkeep(&case).await;
-    for _ in 0..2 {
+    upkeep_to(&case, 10).await;
+    let mut done = 1;
+    for delivery in &lent[1..] {
+        done += u64::from(case.try_settle(delivery, DONE).await == SettleStatus::Settled);
+    }
+    for _ in 0..3 {
         let status = case.status().await;
-        assert_eq!((status.accepted, status.done, status.dropped), (30, 1, 19), "{status:?}");
-        assert_eq!(status.waiting + status.in_flight, 10);
+        assert_eq!((status.accepted, status.done, status.dropped), (30, done, 20 - done), "{status:?}");
+        assert_eq!((status.waiting, status.in_flight), (10, 0));
         assert_eq!(case.read_all(STREAM).await.len(), 10);
         if !case.store.promises().durable {
             break;
         }
-        case.restart().await;
+        case.kill().await;
     }
-    let late = case.try_settle(&lent[1], DONE).await;
-    assert_eq!(late, tidegate_core::delivery::SettleStatus::LeaseLost, "what was dropped has no lease");
     assert_eq!(ids(&case.claim(100).await), (20..30).map(|index| format!("{index:04}")).collect::<Vec<_>>());
 }
 
@@ -176,7 +199,7 @@ pub(super) async fn nobody_reads_and_bounds_hold_all_the_same(case: Case) {
     let retain = Retain { count: Some(20), ..Retain::default() };
     case.declare_stream(&StreamSpec { retain, ..stream_spec(STREAM) }).await;
     publish(&case, 100).await;
-    upkeep(&case).await;
+    upkeep_to(&case, 20).await;
     assert_eq!(case.read_all(STREAM).await.len(), 20);
     case.group("late", STREAM).await;
     let status = case.status_of("late").await;
@@ -192,7 +215,7 @@ pub(super) async fn a_removed_group_holds_nothing_back(case: Case) {
     upkeep(&case).await;
     assert_eq!(case.read_all(STREAM).await.len(), 50);
     case.store.remove_group(&group_name(GROUP)).await.unwrap();
-    upkeep(&case).await;
+    upkeep_to(&case, 5).await;
     assert_eq!(case.read_all(STREAM).await.len(), 5);
 }
 
@@ -203,7 +226,7 @@ pub(super) async fn bounds_can_be_changed(case: Case) {
     upkeep(&case).await;
     assert_eq!(case.read_all(STREAM).await.len(), 50);
     set(&case, Retain { count: Some(7), ..Retain::default() }).await;
-    upkeep(&case).await;
+    upkeep_to(&case, 7).await;
     assert_eq!(case.read_all(STREAM).await.len(), 7);
 }
 
@@ -221,6 +244,6 @@ pub(super) async fn space_comes_back(case: Case) {
         }
     }
     // 64 MB went through; every 8 MB round could be thrown away.
-    let now = total(&case);
-    assert!(now <= largest + largest / 2, "{largest} bytes after four rounds, {now} after eight");
+    let little = async || total(&case) <= largest + largest / 2;
+    case.upkeep_until(&format!("at most half more than {largest} bytes"), little).await;
 }

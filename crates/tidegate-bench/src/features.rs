@@ -1,0 +1,151 @@
+//! `tidegate-bench features`: what limiter, breaker, ledger, order key and dedupe cost on the path of a message.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Result;
+use async_trait::async_trait;
+use clap::Args;
+use tidegate_core::{
+    clock::Clock,
+    delivery::{Delivery, Outcome},
+    guard::{Guard, GuardPolicy, Rate},
+    handler::Handler,
+    names::TargetName,
+    notice::Notices,
+    service::Context,
+};
+
+use crate::{
+    Settings,
+    board::{Board, Sense},
+    bodies::Bodies,
+    engine::{self, Crew, Works},
+    engine_runs::{PROBE, open, repeat},
+    process::cpu_seconds,
+    stage::{DEDUPE, LEDGER, Stage, group_spec, stream_spec},
+};
+
+#[derive(Debug, Args)]
+pub(crate) struct Features {
+    #[command(flatten)]
+    settings: Settings,
+    /// Publishers side by side.
+    #[arg(long, default_value_t = 64)]
+    publishers: usize,
+    /// Workers of the group, each with one delivery at a time.
+    #[arg(long, default_value_t = 64)]
+    workers: usize,
+    /// Events are spread over so many order keys.
+    #[arg(long, default_value_t = 10_000)]
+    keys: u64,
+}
+
+/// What is switched on.
+#[derive(Debug, Clone, Copy, Default)]
+struct Switches {
+    dedupe: bool,
+    ledger: bool,
+    order: bool,
+    breaker: bool,
+    limiter: bool,
+}
+
+const OFF: Switches = Switches { dedupe: false, ledger: false, order: false, breaker: false, limiter: false };
+
+/// Each feature alone, then all together. The limiter is part of a guard, so it comes with the breaker.
+const SETS: [(&str, Switches); 7] = [
+    ("none", OFF),
+    ("dedupe", Switches { dedupe: true, ..OFF }),
+    ("ledger", Switches { ledger: true, ..OFF }),
+    ("order key", Switches { order: true, ..OFF }),
+    ("breaker", Switches { breaker: true, ..OFF }),
+    ("breaker + limiter", Switches { breaker: true, limiter: true, ..OFF }),
+    ("all", Switches { dedupe: true, ledger: true, order: true, breaker: true, limiter: true }),
+];
+
+/// Takes one delivery at a time and does nothing with it, through a guard when there is one.
+struct Through(Option<Arc<Guard>>);
+
+#[async_trait]
+impl Handler for Through {
+    async fn handle(&self, _: &Context, batch: &[Delivery]) -> Vec<Outcome> {
+        let Some(guard) = &self.0 else { return vec![Outcome::DONE; batch.len()] };
+        let retry = batch.first().is_some_and(|delivery| delivery.attempt > 1);
+        let called = guard.call(retry, std::future::ready(Ok(()))).await;
+        vec![called.map_or_else(Outcome::Failed, |()| Outcome::DONE); batch.len()]
+    }
+
+    fn guard(&self) -> Option<Arc<Guard>> {
+        self.0.clone()
+    }
+
+    fn in_process(&self) -> bool {
+        false
+    }
+}
+
+fn guard(switches: Switches, workers: usize) -> Result<Option<Arc<Guard>>> {
+    if !switches.breaker {
+        return Ok(None);
+    }
+    // So high that it never holds anything back: what is measured is the looking.
+    let rate = switches.limiter.then_some(Rate { count: 10_000_000, per: Duration::from_secs(1) });
+    let policy = GuardPolicy { concurrency: workers, rate, ..GuardPolicy::default() };
+    Ok(Some(Guard::new(TargetName::new("local")?, policy, Clock::real(), Notices::default())))
+}
+
+async fn run_one(stage: &Stage, ask: &Features, switches: Switches, board: &mut Board, name: &str) -> Result<()> {
+    let mut stream = stream_spec("events");
+    stream.dedupe = switches.dedupe.then_some(DEDUPE);
+    let mut group = group_spec("work", "events");
+    group.ledger = switches.ledger.then_some(LEDGER);
+    group.order_by = switches.order.then(|| "subject".parse()).transpose()?;
+    stage.store.declare_stream(&stream).await?;
+    let handler = Arc::new(Through(guard(switches, ask.workers)?));
+    let crew = Crew { spec: group, workers: ask.workers, handler };
+    let works = Works::start(&stage.store, Notices::default(), crew).await?;
+    let bodies = Bodies::new(ask.settings.size).keyed(ask.keys);
+    let before = cpu_seconds(std::process::id())?;
+    let rate = engine::end_to_end(&stage.store, &works, &bodies, ask.publishers, ask.settings.time()).await?;
+    let cpu = cpu_seconds(std::process::id())? - before;
+    works.stop().await?;
+    board.add(name, "1/s", rate.per_second());
+    board.add(&processor(name), "µs/msg", cpu * 1e6 / rate.count.max(1) as f64);
+    Ok(())
+}
+
+fn processor(name: &str) -> String {
+    format!("{name}: processor")
+}
+
+impl Features {
+    pub(crate) fn run(&self) -> Result<()> {
+        let settings = &self.settings;
+        let mut board = open("features", settings);
+        let runtime = settings.runtime()?;
+        repeat(&mut board, settings, |board, run| {
+            // Each run begins with another set, so that none is always the first.
+            for (name, switches) in SETS.into_iter().cycle().skip(run).take(SETS.len()) {
+                let stage = Stage::open(&settings.dir)?;
+                runtime.block_on(run_one(&stage, self, switches, board, name))?;
+            }
+            Ok(())
+        })?;
+        for (name, _) in SETS.into_iter().skip(1) {
+            board.add_change(&format!("{name}: rate lost"), name, SETS[0].0, -1.0);
+            board.add_change(&format!("{name}: processor time added"), &processor(name), &processor(SETS[0].0), 1.0);
+        }
+        board.expect("cost of all features, rate", "all: rate lost", Sense::AtMost, 30.0, Some(15.0));
+        board.expect(
+            "cost of all features, processor time",
+            "all: processor time added",
+            Sense::AtMost,
+            30.0,
+            Some(15.0),
+        );
+        board.note("end to end in process, one delivery per call of the handler; the limiter comes with the breaker");
+        board.note("schemas are not checked by this version, so there is no row for them");
+        board.print(PROBE);
+        Ok(())
+    }
+}

@@ -1,0 +1,115 @@
+//! What of a group may be lent, and what may wait.
+
+use super::*;
+
+impl GroupModel {
+    /// Tells why this delivery may end without being lent.
+    pub(in crate::scenario) fn unrun(&self, stream: &StreamModel, position: Position, now: Timestamp) -> Unrun {
+        let Some(facts) = stream.events.get(&position) else { return Unrun::default() };
+        let foreign = facts.only_for.as_ref().is_some_and(|only| *only != self.spec.name);
+        Unrun {
+            duplicate: foreign || !facts.forced && self.ledger.contains(&facts.identity),
+            expired: facts.expires_at.is_some_and(|at| at <= now),
+            dropped: stream.may_drop(position),
+        }
+    }
+
+    /// Tells whether it may be lent, as far as time goes.
+    pub(in crate::scenario) fn may_be_due(&self, stream: &StreamModel, position: Position, now: Timestamp) -> bool {
+        let in_doubt = self.lives.get(&position).is_some_and(|life| matches!(life.state, State::MaybeDue(_)));
+        let facts = stream.events.get(&position);
+        self.is_due(stream, position, now)
+            || in_doubt && facts.and_then(|facts| facts.deliver_at).is_none_or(|at| at <= now)
+    }
+
+    /// Tells whether nothing but its order key keeps it from being lent.
+    pub(in crate::scenario) fn is_due(&self, stream: &StreamModel, position: Position, now: Timestamp) -> bool {
+        let due = match self.lives.get(&position).map(|life| life.state) {
+            Some(State::Waiting) => true,
+            Some(State::Due(at) | State::MaybeDue(at)) => at <= now,
+            Some(State::Lent { .. } | State::Done | State::Dead) | None => false,
+        };
+        let facts = stream.events.get(&position);
+        due && facts.and_then(|facts| facts.deliver_at).is_none_or(|at| at <= now)
+    }
+
+    /// Tells why the order of keys forbids to lend this delivery now; none when it may be lent.
+    pub(in crate::scenario) fn blocked_by(
+        &self,
+        stream: &StreamModel,
+        position: Position,
+        now: Timestamp,
+    ) -> Option<Position> {
+        let key = self.lives.get(&position)?.key?;
+        let lent = |life: &Life| matches!(life.state, State::Lent { .. });
+        let busy = |other: Position, life: &Life| other != position && life.key == Some(key) && lent(life);
+        if let Some((other, _)) = self.lives.iter().find(|(other, life)| busy(**other, life)) {
+            return Some(*other);
+        }
+        let blocks = |other: Position, life: &Life| match (self.spec.on_failure, life.state) {
+            _ if self.unrun(stream, other, now).any() => false,
+            // It left the order of its key when it was put off.
+            _ if stream.events.get(&other).is_some_and(|facts| facts.deliver_at.is_some()) => false,
+            // An event for later holds nobody back; a failed one does when the group says so.
+            (on_failure, State::Due(_) | State::MaybeDue(_)) => on_failure == OnFailure::Block,
+            (OnFailure::Skip | OnFailure::Block, _) => self.is_due(stream, other, now),
+        };
+        let earlier = self.lives.range(..position).filter(|(_, life)| life.key == Some(key));
+        earlier.filter(|(_, life)| !life.is_over()).find(|(other, life)| blocks(**other, life)).map(|(other, _)| *other)
+    }
+
+    /// Returns what could be lent now.
+    pub(in crate::scenario) fn eligible(&self, stream: &StreamModel, now: Timestamp) -> Vec<Position> {
+        let may = |position: &Position| {
+            self.is_due(stream, *position, now)
+                && !self.unrun(stream, *position, now).any()
+                && self.blocked_by(stream, *position, now).is_none()
+                && !self.has_twin(stream, *position)
+                && !self.may_wait(stream, *position, now)
+        };
+        self.lives.keys().copied().filter(may).collect()
+    }
+
+    /// Tells whether an earlier one of the key may hold it although nobody has to run it: the store has not noticed yet,
+    /// or it is one for later that failed.
+    fn may_wait(&self, stream: &StreamModel, position: Position, now: Timestamp) -> bool {
+        let key = self.lives.get(&position).and_then(|life| life.key);
+        let put_off = |other: &Position| stream.events.get(other).is_some_and(|facts| facts.deliver_at.is_some());
+        key.is_some()
+            && self.lives.iter().any(|(other, life)| {
+                let odd = put_off(&position) || put_off(other) || self.unrun(stream, *other, now).any();
+                *other != position && life.key == key && !life.is_over() && odd
+            })
+    }
+
+    /// Tells whether another event of the same name is in the group: the ledger lets them run one after the other.
+    pub(in crate::scenario) fn has_twin(&self, stream: &StreamModel, position: Position) -> bool {
+        let name = |position: &Position| stream.events.get(position).map(|facts| &facts.identity);
+        self.spec.ledger.is_some()
+            && self.lives.keys().any(|other| *other != position && name(other) == name(&position))
+    }
+
+    /// Describes everything open with the order key of one delivery, for the one who has to understand a failure.
+    pub(in crate::scenario) fn peers(&self, stream: &StreamModel, position: Position, now: Timestamp) -> Vec<String> {
+        let key = self.lives.get(&position).and_then(|life| life.key);
+        let open = self.lives.iter().filter(|(_, life)| life.key == key && !life.is_over());
+        let describe = |(other, life): (&Position, &Life)| {
+            let facts = stream.events.get(other);
+            let name = facts.map(|facts| facts.event.id.clone());
+            let only = facts.and_then(|facts| facts.only_for.clone());
+            format!("{other} {name:?} only {only:?} {:?} {:?}", life.state, self.unrun(stream, *other, now))
+        };
+        open.map(describe).collect()
+    }
+
+    /// Returns how many events are not settled, as far as the model knows: without and with what may be unrun.
+    pub(in crate::scenario) fn backlog(&self, stream: &StreamModel, now: Timestamp) -> (u64, u64) {
+        let open = self.lives.iter().filter(|(_, life)| !life.is_over());
+        let (mut least, mut most) = (0, 0);
+        for (position, _) in open {
+            most += 1;
+            least += u64::from(!self.unrun(stream, *position, now).any());
+        }
+        (least, most)
+    }
+}
