@@ -91,7 +91,7 @@ pub fn run(seed: u64, open: &Open) -> Result<Survived, String> {
     let mut world = World::new(seed, open).map_err(|what| format!("seed {seed} ({weather:?}): {what}"))?;
     let mut survived = Survived::default();
     live(&mut world, weather, &mut survived).map(|()| survived).map_err(|what| {
-        let from = world.log.len().saturating_sub(250);
+        let from = world.log.len().saturating_sub(80);
         let log = world.log[from..].join("\n  ");
         format!("seed {seed} ({weather:?}), after operation {}: {what}\n  {log}", world.log.len())
     })

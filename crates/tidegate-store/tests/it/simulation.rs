@@ -1,8 +1,8 @@
 //! Simulated lives of the embedded engine; see `tidegate_testkit::scenario`.
 //!
-//! `TIDEGATE_SEEDS` says how many seeds are run, `TIDEGATE_SEED` replays one.
+//! `TIDEGATE_SEEDS` says how many seeds are run, `TIDEGATE_SEEDS_FROM` where they start, `TIDEGATE_SEED` replays one.
 
-use std::{ops::Range, sync::Arc};
+use std::sync::Arc;
 
 use tidegate_core::{clock::Clock, fault::Result, store::Store};
 use tidegate_store::embedded::{Embedded, EmbeddedOptions};
@@ -16,41 +16,16 @@ use crate::places::stepped;
 
 /// Small segments, so that a short life has many of them.
 const SEGMENT: u64 = 64 * 1024;
+/// Lives in one run of the tests.
+const USUAL: u64 = 240;
+/// As many parts as there are tests below, so that they run side by side.
+const PARTS: u64 = 6;
 
 fn open(disk: &SimDisk, clock: &Clock) -> Result<Arc<dyn Store>> {
     let options = EmbeddedOptions { segment_bytes: (SEGMENT, 4 * SEGMENT), spares: 1, ..stepped(disk, clock) };
     Ok(Embedded::open(options)?)
 }
 
-/// Lives in each part of the usual run.
-const PART: u64 = 40;
-
-#[expect(clippy::print_stdout, reason = "what was simulated is worth seeing with --no-capture")]
-/// Runs lives; every broken promise is shown with the seed that replays it.
-fn run(seeds: Range<u64>) {
-    let mut all = Survived::default();
-    let mut broken = Vec::new();
-    let count = seeds.clone().count() as u64;
-    for seed in seeds {
-        match scenario::run(seed, &open) {
-            Ok(survived) => all.add(survived),
-            Err(what) => broken.push(format!("TIDEGATE_SEED={seed} replays it\n{what}")),
-        }
-        if broken.len() >= 40 {
-            break;
-        }
-    }
-    assert!(broken.is_empty(), "promises were broken\n{}", broken.join("\n\n"));
-    println!("{count} lives: {all:?}");
-    assert!(count == 0 || all.operations > 0, "nothing was simulated");
-    if count >= 100 {
-        assert!(all.operations > count * 50, "the lives were too short: {all:?}");
-        assert!(all.failures > count / 20, "the disk did not fail often enough: {all:?}");
-        assert!(all.reported > 0 && all.harmless > 0, "flipped bits did too little: {all:?}");
-    }
-}
-
-/// The seeds that somebody asked for, or the first part of the usual ones.
 fn live(part: u64) {
     let (mut all, mut broken) = (Survived::default(), Vec::new());
     let seeds = seeds::part(part, PARTS, USUAL);
@@ -72,10 +47,6 @@ fn live(part: u64) {
         assert!(all.reported > 0, "no flipped bit was noticed: {all:?}");
     }
 }
-
-/// Lives in one run of the tests, in as many parts as there are tests below, so that they run side by side.
-const USUAL: u64 = 240;
-const PARTS: u64 = 6;
 
 #[test]
 fn lives_of_part_0() {
