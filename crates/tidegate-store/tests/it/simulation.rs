@@ -26,6 +26,7 @@ fn open(disk: &SimDisk, clock: &Clock) -> Result<Arc<dyn Store>> {
     Ok(Embedded::open(options)?)
 }
 
+#[expect(clippy::print_stdout, reason = "what was simulated is worth seeing with --no-capture")]
 fn live(part: u64) {
     let (mut all, mut broken) = (Survived::default(), Vec::new());
     let seeds = seeds::part(part, PARTS, USUAL);
