@@ -354,7 +354,7 @@ impl Opening {
         }
     }
 
-    /// Writes the last frames once more and syncs them.
+    /// Writes a part of the newest segment once more and syncs it.
     ///
     /// After a failed sync the page cache may still show what never reached the disk and, its pages being clean, never
     /// will. What is taken for durable here has to be.
@@ -381,7 +381,10 @@ impl Opening {
                     segment.file.write_at(&zeros, scanned.end).map_err(failed)?;
                     segment.file.sync().map_err(failed)?;
                 }
+                self.write_again(&segment, 0, DATA_START)?;
                 self.write_again(&segment, scanned.doubtful, scanned.end)?;
+                let dir = self.folder(JOURNAL);
+                self.disk.sync_dir(&dir).map_err(|error| io_fault("sync folder", &dir, error))?;
                 Some((segment, footer, scanned.tip))
             }
         };
