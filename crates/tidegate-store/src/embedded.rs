@@ -265,6 +265,10 @@ impl Drop for Embedded {
                 drop(thread.join());
             }
         }
+        // Streams and groups know each other: without this, neither would ever be freed.
+        for stream in self.state.registry.read().streams.values() {
+            stream.groups.write().clear();
+        }
     }
 }
 
