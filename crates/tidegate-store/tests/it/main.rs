@@ -1,5 +1,8 @@
 //! The engines against the suite, on bad disks, and through simulated lives.
+#![allow(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
 mod conformance;
+mod damage;
 mod places;
 mod simulation;
+mod threads;

@@ -1,0 +1,147 @@
+//! Flipped bits in a store at rest: whatever is missing afterwards was named, by `check` and by opening.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use tidegate_core::{
+    clock::Clock,
+    delivery::{Position, Settled, Settlement},
+    event::{Data, Event},
+    fault::{FaultKind, Result},
+    names::{GroupName, StreamName},
+    store::{
+        Broker as _, Claim, Durability, GroupSpec, GroupStatus, Ledger as _, OnFailure, Retain, Start, StreamSpec,
+    },
+};
+use tidegate_store::embedded::{self, Embedded, EmbeddedOptions};
+use tidegate_testkit::SimDisk;
+
+use crate::places::{DIR, clock, stepped};
+
+const EVENTS: usize = 120;
+const FLIPS: u64 = 250;
+
+fn names() -> (StreamName, GroupName) {
+    (StreamName::new("s").unwrap(), GroupName::new("g").unwrap())
+}
+
+fn open(disk: &SimDisk, clock: &Clock) -> Result<Arc<Embedded>> {
+    Embedded::open(EmbeddedOptions { segment_bytes: (64 << 10, 64 << 10), spares: 0, ..stepped(disk, clock) })
+}
+
+/// A closed store of several segments with work done, dead and left.
+async fn furnished(clock: &Clock) -> SimDisk {
+    let disk = SimDisk::new(3);
+    let store = open(&disk, clock).unwrap();
+    let (stream, group) = names();
+    let spec = StreamSpec {
+        name: stream.clone(),
+        durability: Durability::Sync,
+        retain: Retain::default(),
+        max_backlog: None,
+        dedupe: None,
+    };
+    store.declare_stream(&spec).await.unwrap();
+    let spec = GroupSpec {
+        name: group.clone(),
+        stream: stream.clone(),
+        start: Start::Earliest,
+        order_by: None,
+        on_failure: OnFailure::Skip,
+        ledger: Some(std::time::Duration::from_secs(3600)),
+        mark_claims: false,
+    };
+    store.declare_group(&spec).await.unwrap();
+    for index in 0..EVENTS {
+        let body = Data::Text(format!("{index} ").repeat(500).into());
+        store.append(&stream, vec![Event::new(index.to_string(), "/s", "t").with_data(body)]).await.unwrap();
+    }
+    let ask = Claim { group, max: EVENTS / 2, lease: std::time::Duration::from_secs(30) };
+    let lent = store.claim(&ask).await.unwrap().deliveries;
+    for (index, delivery) in lent.iter().enumerate() {
+        let failure = tidegate_core::fault::Failure::new(tidegate_core::fault::FaultClass::Invalid, "bad");
+        let settlement = match index % 5 {
+            0 => Settlement::Bury { failure, config: "c".into() },
+            _ => Settlement::Done(Vec::new()),
+        };
+        let settled = Settled { token: delivery.lease.token, settlement, attempt: None };
+        store.settle(vec![settled]).await.unwrap();
+    }
+    store.close().await.unwrap();
+    disk
+}
+
+/// Everything that was acknowledged, as the store shows it.
+#[derive(Debug, PartialEq)]
+struct Shown {
+    events: BTreeMap<Position, Event>,
+    group: GroupStatus,
+    dead: Vec<Position>,
+    known: usize,
+}
+
+async fn shown(store: &Embedded) -> Result<Shown> {
+    let (stream, group) = names();
+    let (mut events, mut from) = (BTreeMap::new(), Position::START);
+    loop {
+        let page = store.read(&stream, from, 1000).await?;
+        events.extend(page.items.into_iter().map(|stored| (stored.position, stored.event)));
+        match page.next {
+            Some(next) => from = next,
+            None => break,
+        }
+    }
+    let query = tidegate_core::store::DeadQuery { limit: 1000, ..Default::default() };
+    let dead = store.dead_letters(&stream, &query).await?.items.into_iter().map(|letter| letter.id).collect();
+    let asked: Vec<_> = (0..EVENTS).map(|index| ("/s".into(), index.to_string().into())).collect();
+    let known = store.done(&group, &asked).await?.into_iter().filter(|known| *known).count();
+    Ok(Shown { events, group: store.group(&group).await?, dead, known })
+}
+
+#[tokio::test]
+async fn no_flipped_bit_makes_a_silent_gap() {
+    let clock = clock();
+    let disk = furnished(&clock).await;
+    let good = shown(&open(&disk.fork(), &clock).unwrap()).await.unwrap();
+    assert_eq!((good.events.len(), good.dead.len(), good.known), (EVENTS, 12, 48));
+    let (mut named, mut harmless) = (0, 0);
+    for seed in 0..FLIPS {
+        let damaged = disk.fork();
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let flip = damaged.flip_random(&mut rng, |path| !path.ends_with("lock")).expect("there is something to flip");
+        let report = embedded::check(&damaged, Path::new(DIR));
+        let noticed = report.as_ref().map_or(true, |report| !report.ok || !report.torn.is_empty());
+        let (opened, damage) = match open(&damaged, &clock) {
+            Err(fault) => {
+                assert_eq!(fault.kind, FaultKind::Corrupt, "{flip:?}: {fault:?}");
+                (None, vec![fault.note().to_owned()])
+            }
+            Ok(store) => {
+                let shown = shown(&store).await.ok();
+                let damage = store.status().damage;
+                let balance = store.group(&names().1).await.unwrap();
+                assert_eq!(balance.difference(), 0, "{flip:?}: {balance:?}");
+                (shown, damage)
+            }
+        };
+        if opened.as_ref() == Some(&good) {
+            harmless += 1;
+            continue;
+        }
+        assert!(!damage.is_empty(), "{flip:?}: opening said nothing and shows {opened:?}");
+        assert!(noticed, "{flip:?}: `check` said nothing, opening said {damage:?}");
+        named += 1;
+    }
+    assert!(named > FLIPS / 2, "{named} flips did harm, {harmless} did not: the test hits nothing");
+}
+
+#[tokio::test]
+async fn a_healthy_store_is_called_healthy() {
+    let clock = clock();
+    let disk = furnished(&clock).await;
+    let report = embedded::check(&disk, Path::new(DIR)).unwrap();
+    assert!(report.ok && report.damage.is_empty() && report.torn.is_empty(), "{report:?}");
+    assert!(report.records >= EVENTS as u64 && report.bytes > 0);
+    let store = open(&disk, &clock).unwrap();
+    assert!(store.status().damage.is_empty());
+    assert_eq!(embedded::check(&disk, Path::new(DIR)).unwrap_err().kind, FaultKind::Conflict, "it is in use");
+}
