@@ -248,7 +248,9 @@ impl Stream {
                 Some((at, rest)) => {
                     let records = Records::resume(reader, at, rest);
                     let look_up = |seq| self.seek(&self.inner.lock(), seq, reader, open);
-                    match self.walk(records, seq, max - found.len(), bytes_max - bytes, &look_up) {
+                    // A frame can be read before it is applied: what is past the last event is not there yet.
+                    let room = (max - found.len()).min(usize::try_from(last - seq + 1).unwrap_or(usize::MAX));
+                    match self.walk(records, seq, room, bytes_max - bytes, &look_up) {
                         // Its segment may be gone since.
                         Err(fault) if was_hinted && fault.kind == FaultKind::Corrupt => Walked::default(),
                         walked => walked?,

@@ -497,12 +497,32 @@ impl Model {
         }
     }
 
+    /// Leases were taken back while the disk was full: that may not be on record, and may have to be done again.
+    pub(super) fn doubt_reaping(&mut self, group: &GroupName, reaped: &[Position]) {
+        let group = self.group(group);
+        for position in reaped {
+            let Some(life) = group.lives.get_mut(position) else { continue };
+            for range in [&mut life.attempts, &mut life.crashes, &mut life.history] {
+                range.least = range.least.saturating_sub(1);
+            }
+            group.leases_lost_maybe += 1;
+        }
+    }
+
+    /// Returns what was lent for too long.
+    pub(super) fn overdue(&self, group: &GroupName, now: Timestamp) -> Vec<Position> {
+        let late = |life: &Life| matches!(life.state, State::Lent { until, .. } if until <= now);
+        let lives = self.groups.get(group).into_iter().flat_map(|group| &group.lives);
+        lives.filter(|(_, life)| late(life)).map(|(position, _)| *position).collect()
+    }
+
     /// A claim was asked for and nobody knows what became of it: the store may have noticed what it notices in a claim.
     pub(super) fn doubt_claim(&mut self, group: &GroupName, now: Timestamp) {
         let group = self.group(group);
         let marks = group.spec.mark_claims;
         for life in group.lives.values_mut() {
             let reaped = matches!(life.state, State::Lent { until, .. } if until <= now);
+            group.leases_lost_maybe += u64::from(reaped);
             let marked = marks && !life.is_over();
             for range in [&mut life.attempts, &mut life.crashes] {
                 range.most += u32::from(reaped) + u32::from(marked);

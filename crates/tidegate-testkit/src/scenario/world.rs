@@ -156,9 +156,13 @@ impl<'a> World<'a> {
             Ok(answer) => {
                 self.judge(op, &answer, now)?;
                 let mut fresh = expect::fresh(&*self.store(), &self.model)?;
+                let overdue = if let Op::Claim(group) = op { self.model.overdue(group, now) } else { Vec::new() };
                 self.model.apply(op, now, &mut fresh)?;
                 expect::nothing_more(&fresh)?;
                 if let (Op::Claim(group), Answer::Claimed(claimed)) = (op, &answer) {
+                    if self.disk.is_full() {
+                        self.model.doubt_reaping(group, &overdue);
+                    }
                     self.judge_claim(group, claimed, now)?;
                 }
                 if let Op::RemoveGroup(name) = op {
@@ -372,8 +376,10 @@ impl<'a> World<'a> {
             let publishes = matches!(op, Op::Append(..));
             promise!(publishes || !struck.is_empty() || met_bound, "only publishes are refused: {fault:?}");
         }
-        if let Op::Settle(settled) = op {
-            self.model.doubt_settle(settled);
+        match op {
+            Op::Settle(settled) => self.model.doubt_settle(settled),
+            Op::Claim(group) => self.model.doubt_claim(group, now),
+            _ => {}
         }
         let fresh = expect::fresh(&*self.store(), &self.model)?;
         expect::nothing_more(&fresh).map_err(|what| format!("refused, and yet {what}"))?;
