@@ -15,3 +15,4 @@ pub mod notice;
 pub mod order;
 pub mod service;
 pub mod store;
+pub mod whereabouts;

@@ -106,6 +106,24 @@ limits! {
     RETRY_AFTER_SECONDS_MAX: u64 = 3600, "seconds";
     /// Most dead letters that one reprocess, resolve or discard request moves in one atomic step.
     DEAD_STEP_MAX: usize = 500, "entries";
+    /// Most kept events that a search for one by its id looks at.
+    FIND_LOOK_MAX: u64 = 200_000, "events";
+    /// Most places of one event that a search answers.
+    FIND_PLACES_MAX: usize = 32, "places";
+    /// Most bytes of the journal that are read to tell the life of one event.
+    STEPS_BYTES_MAX: usize = 64 * MIB, "bytes";
+    /// Most requests at a time whose answers go on until the client leaves: `subscribe` and `logs --follow`.
+    FOLLOWERS_MAX: usize = 64, "requests";
+    /// Most notices that wait for one subscriber; what comes then is dropped for it and counted.
+    FOLLOWER_QUEUE_MAX: usize = 1_024, "notices";
+    /// Largest file of the node's own log before the next one is begun.
+    LOG_FILE_BYTES_MAX: usize = 8 * MIB, "bytes";
+    /// Most such files that are kept.
+    LOG_FILES_MAX: usize = 8, "files";
+    /// Most hours whose figures are kept for the report on performance.
+    REPORT_HOURS_MAX: usize = 168, "hours";
+    /// Slowest attempts that are kept by name, for each group and hour.
+    SLOWEST_MAX: usize = 5, "attempts";
     /// Largest configuration file.
     CONFIG_BYTES_MAX: usize = MIB, "bytes";
     /// Deepest nesting of a configuration file, aliases resolved.

@@ -15,6 +15,7 @@ use crate::{
     fault::{FaultClass, Result},
     names::{GroupName, StreamName},
     order::OrderBy,
+    whereabouts::{Find, Finding, Standing, Steps},
 };
 
 /// When the engine answers that an event is accepted.
@@ -490,6 +491,15 @@ pub trait Broker: Send + Sync {
 
     /// Counts dead letters buried since a time.
     async fn dead_report(&self, stream: &StreamName, since: Timestamp) -> Result<DeadReport>;
+
+    /// Finds an event by its id: where an index knows it, and else among the kept events, newest first.
+    async fn find(&self, ask: &Find) -> Result<Finding>;
+
+    /// Says where the event at a position stands in a group.
+    async fn standing(&self, group: &GroupName, position: Position) -> Result<Standing>;
+
+    /// Returns what was written of the event at a position, by all groups, as far as it is kept.
+    async fn steps(&self, stream: &StreamName, position: Position) -> Result<Steps>;
 
     /// Keeps a small piece of control state, such as "this group is paused", durably.
     async fn put_state(&self, key: &str, value: Option<&[u8]>) -> Result<()>;

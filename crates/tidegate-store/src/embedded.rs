@@ -26,6 +26,7 @@ mod stats;
 mod status;
 mod stream;
 mod upkeep;
+mod whereabouts;
 
 use std::{
     path::PathBuf,

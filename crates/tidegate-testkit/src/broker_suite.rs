@@ -18,6 +18,7 @@ mod retention;
 mod schedule;
 mod settle;
 mod state;
+mod whereabouts;
 
 use std::{future::Future, pin::Pin};
 
@@ -128,6 +129,13 @@ cases! {
         everything_is_listed, a_removed_group_is_gone, many_groups_and_streams_live_together,
     }
     state { values_are_put_replaced_and_taken_away, a_value_may_be_large }
+    whereabouts {
+        an_event_is_found_by_its_id, a_search_in_vain_says_how_far_it_looked,
+        what_an_index_knows_is_found_beyond_the_bound, a_waiting_event_knows_its_place,
+        what_waits_for_a_time_says_for_which, a_twin_waits_for_its_twin, a_blocked_event_names_who_has_its_key: Order,
+        what_is_settled_says_how, without_a_ledger_the_end_is_known_as_well, what_belongs_to_another_group_is_foreign,
+        what_the_policy_removed_is_dropped, a_life_is_told_in_its_steps,
+    }
     restart {
         everything_survives_a_stop: Durable, everything_survives_a_kill: Durable,
         streams_and_groups_need_no_second_declaration: Durable, positions_go_on_after_a_kill: Durable,

@@ -15,6 +15,7 @@ use tidegate_core::{
         Appended, Broker, Claim, Claimed, DeadLetter, DeadQuery, DeadReport, DeadStep, DeadStepStatus, GroupSpec,
         GroupStatus, Ledger, LedgerStatus, Page, Promises, Store, StoreStatus, Stored, StreamSpec, StreamStatus,
     },
+    whereabouts::{Find, Finding, Standing, Steps},
 };
 use tokio::sync::Notify;
 
@@ -134,6 +135,18 @@ impl Broker for Ailing {
 
     async fn dead_report(&self, stream: &StreamName, since: Timestamp) -> Result<DeadReport> {
         self.inner.dead_report(stream, since).await
+    }
+
+    async fn find(&self, ask: &Find) -> Result<Finding> {
+        self.inner.find(ask).await
+    }
+
+    async fn standing(&self, group: &GroupName, position: Position) -> Result<Standing> {
+        self.inner.standing(group, position).await
+    }
+
+    async fn steps(&self, stream: &StreamName, position: Position) -> Result<Steps> {
+        self.inner.steps(stream, position).await
     }
 
     async fn put_state(&self, key: &str, value: Option<&[u8]>) -> Result<()> {

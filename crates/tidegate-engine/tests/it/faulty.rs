@@ -172,6 +172,18 @@ impl Broker for Wrapped {
         self.inner.dead_report(stream, since).await
     }
 
+    async fn find(&self, ask: &Find) -> Result<Finding> {
+        self.inner.find(ask).await
+    }
+
+    async fn standing(&self, group: &GroupName, position: Position) -> Result<Standing> {
+        self.inner.standing(group, position).await
+    }
+
+    async fn steps(&self, stream: &StreamName, position: Position) -> Result<Steps> {
+        self.inner.steps(stream, position).await
+    }
+
     async fn put_state(&self, key: &str, value: Option<&[u8]>) -> Result<()> {
         self.inner.put_state(key, value).await
     }

@@ -18,6 +18,7 @@ use tidegate_core::{
         Appended, Broker, Claim, Claimed, DeadLetter, DeadQuery, DeadReport, DeadStep, DeadStepStatus, Durability,
         GroupSpec, GroupStatus, Page, Promises, Start, StoreStatus, Stored, StreamSpec, StreamStatus,
     },
+    whereabouts::{Find, Finding, Standing, Steps},
 };
 use tokio::sync::oneshot;
 
@@ -468,6 +469,20 @@ impl Broker for Embedded {
         report.groups = named(groups);
         report.parked = named(parked);
         Ok(report)
+    }
+
+    async fn find(&self, ask: &Find) -> Result<Finding> {
+        self.find_event(ask).await
+    }
+
+    async fn standing(&self, group: &GroupName, position: Position) -> Result<Standing> {
+        let group = self.state.group(group)?;
+        self.standing_of(&group, only_numbers(position)?)
+    }
+
+    async fn steps(&self, stream: &StreamName, position: Position) -> Result<Steps> {
+        let stream = self.state.stream(stream)?;
+        self.steps_of(&stream, only_numbers(position)?)
     }
 
     async fn put_state(&self, key: &str, value: Option<&[u8]>) -> Result<()> {

@@ -15,6 +15,7 @@ use tidegate_core::{
         Appended, Broker, Claim, Claimed, DeadLetter, DeadQuery, DeadReport, DeadStep, DeadStepStatus, GroupSpec,
         GroupStatus, Ledger, LedgerStatus, Page, Promises, Store, StoreStatus, Stored, StreamSpec, StreamStatus,
     },
+    whereabouts::{Find, Finding, Standing, Steps},
 };
 
 /// What was last seen of each group; kept over restarts, because counts must survive them.
@@ -183,6 +184,18 @@ impl Broker for Audited {
 
     async fn dead_report(&self, stream: &StreamName, since: Timestamp) -> Result<DeadReport> {
         self.store().dead_report(stream, since).await
+    }
+
+    async fn find(&self, ask: &Find) -> Result<Finding> {
+        self.store().find(ask).await
+    }
+
+    async fn standing(&self, group: &GroupName, position: Position) -> Result<Standing> {
+        self.store().standing(group, position).await
+    }
+
+    async fn steps(&self, stream: &StreamName, position: Position) -> Result<Steps> {
+        self.store().steps(stream, position).await
     }
 
     async fn put_state(&self, key: &str, value: Option<&[u8]>) -> Result<()> {
