@@ -124,6 +124,12 @@ limits! {
     REPORT_HOURS_MAX: usize = 168, "hours";
     /// Slowest attempts that are kept by name, for each group and hour.
     SLOWEST_MAX: usize = 5, "attempts";
+    /// Longest expression.
+    EXPRESSION_BYTES_MAX: usize = 4 * KIB, "bytes";
+    /// Deepest nesting of an expression.
+    EXPRESSION_DEPTH_MAX: usize = 64, "levels";
+    /// Most steps of one run of an expression; what it reads, copies or compares counts by its size.
+    EXPRESSION_STEPS_MAX: usize = 1_000_000, "steps";
     /// Largest configuration file.
     CONFIG_BYTES_MAX: usize = MIB, "bytes";
     /// Deepest nesting of a configuration file, aliases resolved.

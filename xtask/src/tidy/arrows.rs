@@ -8,11 +8,22 @@ use serde_json::Value;
 use super::Finding;
 
 /// What a crate may depend on, for its product code.
-const ALLOWED: [(&str, &[&str]); 9] = [
-    ("tidegate", &["tidegate-control", "tidegate-modules", "tidegate-store", "tidegate-engine", "tidegate-core"]),
-    ("tidegate-control", &["tidegate-engine", "tidegate-core"]),
-    ("tidegate-engine", &["tidegate-core"]),
-    ("tidegate-modules", &["tidegate-core"]),
+const ALLOWED: [(&str, &[&str]); 10] = [
+    (
+        "tidegate",
+        &[
+            "tidegate-control",
+            "tidegate-modules",
+            "tidegate-store",
+            "tidegate-engine",
+            "tidegate-rules",
+            "tidegate-core",
+        ],
+    ),
+    ("tidegate-control", &["tidegate-engine", "tidegate-rules", "tidegate-core"]),
+    ("tidegate-engine", &["tidegate-rules", "tidegate-core"]),
+    ("tidegate-modules", &["tidegate-rules", "tidegate-core"]),
+    ("tidegate-rules", &["tidegate-core"]),
     ("tidegate-store", &["tidegate-core"]),
     ("tidegate-testkit", &["tidegate-store", "tidegate-engine", "tidegate-core"]),
     ("tidegate-core", &[]),
