@@ -165,6 +165,7 @@ impl Embedded {
             spares,
             sizes: options.segment_bytes,
             spares_wanted: options.spares,
+            checkpoint_bytes: 0,
             checkpoints,
             next_spare: 0,
             written: 0,

@@ -28,7 +28,7 @@ use super::{
     commit::{Item, Step},
     frame::Kind,
     group::{Group, GroupDecl, State as EntryState},
-    settle::push_event,
+    settle::{Streams, push_event},
     stream::{Stream, StreamDecl},
     upkeep::{closed, sizes},
 };
@@ -43,7 +43,7 @@ impl Embedded {
         step.answer = Some(answer);
         self.queue.push(step)?;
         self.pump();
-        wait.await.unwrap_or_else(|_| Err(closed())).map(|reply| reply.appended)
+        wait.await.unwrap_or_else(|_| Err(closed())).map(|reply| reply.appended.into_vec())
     }
 
     /// Hands a step to the committer and goes on.
@@ -86,10 +86,7 @@ impl Embedded {
     fn refuse_backlog(&self, stream: &Stream, count: usize) -> Result<()> {
         let Some(most) = stream.spec.read().max_backlog else { return Ok(()) };
         for group in stream.groups.read().iter() {
-            let backlog = {
-                let inner = group.inner.lock();
-                (stream.last() + 1).saturating_sub(inner.cursor) + inner.entries.len() as u64
-            };
+            let backlog = (stream.last() + 1).saturating_sub(group.passed.load(Ordering::Acquire));
             if backlog + count as u64 > most {
                 let rate = group.drain.lock().per_second.max(0.1);
                 let seconds = (((backlog + count as u64 - most) as f64) / rate).clamp(1.0, 60.0);
@@ -102,6 +99,31 @@ impl Embedded {
             }
         }
         Ok(())
+    }
+
+    /// Stages settlements of one group under one lock until the step is full; returns whether it is.
+    fn stage_some(
+        &self,
+        group: &Arc<Group>,
+        buries: bool,
+        left: &mut std::slice::Iter<'_, Settled>,
+        outputs: &Streams,
+        step: &mut Step,
+        statuses: &mut Vec<SettleStatus>,
+    ) -> Result<bool> {
+        let mut staging = self.staging(group, buries)?;
+        let mut size = step.bytes() - step.arena.len();
+        for one in left {
+            let items = step.items.len();
+            // What cannot be read now stays lent; its lease runs out and it is tried again.
+            let held = self.stage(&mut staging, one, outputs, step).unwrap_or(false);
+            statuses.push(if held { SettleStatus::Settled } else { SettleStatus::LeaseLost });
+            size += step.items[items..].iter().map(Item::bytes).sum::<usize>();
+            if size + step.arena.len() > limits::COMMIT_BYTES_MAX {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     fn write_aside(&self, group: &Arc<Group>, aside: Aside) -> Option<Step> {
@@ -331,34 +353,29 @@ impl Broker for Embedded {
         let mut statuses = Vec::with_capacity(settled.len());
         let mut step = Step::new(Durability::Os);
         let mut released: Vec<(Arc<Group>, LeaseToken)> = Vec::new();
-        let mut group: Option<Arc<Group>> = None;
         let mut waits = Vec::new();
-        let mut size = 0;
-        for one in &settled {
-            if group.as_ref().is_none_or(|group| group.id != one.token.group) {
-                group = self.group_by_id(one.token.group);
-            }
-            let Some(group) = &group else {
-                statuses.push(SettleStatus::LeaseLost);
+        for run in settled.chunk_by(|one, next| one.token.group == next.token.group) {
+            let Some(group) = run.first().and_then(|one| self.group_by_id(one.token.group)) else {
+                statuses.extend(run.iter().map(|_| SettleStatus::LeaseLost));
                 continue;
             };
             if step.durability != Durability::Sync {
                 step.durability = group.stream.spec.read().durability;
             }
-            // What cannot be read now stays lent; its lease runs out and it is tried again.
-            let held = self.stage(group, one, &outputs, &mut step).unwrap_or(false);
-            statuses.push(if held { SettleStatus::Settled } else { SettleStatus::LeaseLost });
-            if held && one.settlement == Settlement::Release {
-                released.push((Arc::clone(group), one.token));
+            let buries = run.iter().any(|one| matches!(one.settlement, Settlement::Bury { .. }));
+            let mut left = run.iter();
+            while !left.as_slice().is_empty() {
+                let full = self.stage_some(&group, buries, &mut left, &outputs, &mut step, &mut statuses)?;
+                if full {
+                    let (answer, wait) = oneshot::channel();
+                    let next = Step::new(step.durability);
+                    self.queue.push(Step { answer: Some(answer), ..std::mem::replace(&mut step, next) })?;
+                    waits.push(wait);
+                }
             }
-            size += step.items.last().map_or(0, Item::bytes);
-            if size + step.arena.len() > limits::COMMIT_BYTES_MAX {
-                let (answer, wait) = oneshot::channel();
-                let next = Step::new(step.durability);
-                self.queue.push(Step { answer: Some(answer), ..std::mem::replace(&mut step, next) })?;
-                waits.push(wait);
-                size = 0;
-            }
+            let held = statuses[statuses.len() - run.len()..].iter().map(|status| *status == SettleStatus::Settled);
+            let back = run.iter().zip(held).filter(|(one, held)| *held && one.settlement == Settlement::Release);
+            released.extend(back.map(|(one, _)| (Arc::clone(&group), one.token)));
         }
         if !step.items.is_empty() {
             self.commit(step).await?;

@@ -79,8 +79,8 @@ impl Image {
     }
 }
 
-/// Writes a checkpoint durably.
-pub(crate) fn write(disk: &dyn Disk, dir: &std::path::Path, number: u64, image: &Image) -> Result<()> {
+/// Writes a checkpoint durably; returns its size.
+pub(crate) fn write(disk: &dyn Disk, dir: &std::path::Path, number: u64, image: &Image) -> Result<u64> {
     let path = path(dir, number);
     let failed = |error| io_fault("write checkpoint", &path, error);
     let mut bytes = Vec::new();
@@ -96,7 +96,8 @@ pub(crate) fn write(disk: &dyn Disk, dir: &std::path::Path, number: u64, image: 
     file.write_at(&crc.to_le_bytes(), bytes.len() as u64).map_err(failed)?;
     file.sync().map_err(failed)?;
     disk.rename(&draft, &path).map_err(failed)?;
-    disk.sync_dir(dir).map_err(failed)
+    disk.sync_dir(dir).map_err(failed)?;
+    Ok(bytes.len() as u64)
 }
 
 /// Reads one checkpoint.

@@ -9,6 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
+use smallvec::SmallVec;
 use tidegate_core::{
     clock::Timestamp,
     event::Fingerprint,
@@ -71,12 +72,18 @@ impl Item {
     }
 }
 
+/// The items of a step: one publish is mostly one event.
+pub(crate) type Items = SmallVec<[Item; 1]>;
+
+/// What became of each event of a step.
+pub(crate) type Answers = SmallVec<[Appended; 1]>;
+
 /// What a durable step is answered with.
 #[derive(Debug)]
 pub(crate) struct Reply {
-    pub(crate) appended: Vec<Appended>,
+    pub(crate) appended: Answers,
     /// What the step was made of: the caller frees what the caller made, off the commit path.
-    _spent: (Vec<Item>, Vec<u8>),
+    _spent: (Items, Vec<u8>),
     /// The answers to all others of the frame.
     _others: Others,
 }
@@ -101,7 +108,7 @@ impl Drop for Others {
 /// Items that are written all or none.
 #[derive(Debug)]
 pub(crate) struct Step {
-    pub(crate) items: Vec<Item>,
+    pub(crate) items: Items,
     pub(crate) arena: Vec<u8>,
     pub(crate) durability: Durability,
     /// Whether it brings new events from outside: refused while the disk is full.
@@ -116,7 +123,7 @@ pub(crate) struct Step {
 impl Step {
     pub(crate) fn new(durability: Durability) -> Self {
         Self {
-            items: Vec::new(),
+            items: Items::new(),
             arena: Vec::new(),
             durability,
             admits: false,
@@ -331,8 +338,7 @@ impl Committer {
         rest
     }
 
-    #[expect(clippy::type_complexity, reason = "answers in the order of the steps, and the groups to wake")]
-    fn try_commit(&mut self, steps: &[Step], reserve: bool) -> Result<(Vec<Vec<Appended>>, Vec<Arc<Group>>)> {
+    fn try_commit(&mut self, steps: &[Step], reserve: bool) -> Result<(Vec<Answers>, Vec<Arc<Group>>)> {
         let need = steps.iter().map(|step| step.size).sum::<usize>() + frame::START_LEN + frame::END_LEN;
         let watch = self.state.clock.stopwatch();
         if !self.journal.fits(need) {
@@ -427,7 +433,7 @@ impl Committer {
     }
 }
 
-fn answer_durable(steps: Vec<Step>, answers: Vec<Vec<Appended>>) {
+fn answer_durable(steps: Vec<Step>, answers: Vec<Answers>) {
     let mut replies = Vec::with_capacity(steps.len());
     for (step, appended) in steps.into_iter().zip(answers) {
         let Step { items, arena, answer, .. } = step;

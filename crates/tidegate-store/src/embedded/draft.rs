@@ -19,7 +19,7 @@ use tidegate_core::{
 
 use super::{
     body::{self, AppendHead, DeadHead},
-    commit::{Item, Step},
+    commit::{Answers, Item, Step},
     frame::{self, FrameBuilder, Kind},
     group::{Group, GroupInner},
     seen::{FastMap, Mark},
@@ -67,7 +67,7 @@ pub(crate) struct Draft {
     placed: Vec<Placed>,
     /// Groups whose deliveries are settled here.
     groups: Vec<(u32, Option<Arc<Group>>)>,
-    answers: Vec<Vec<Appended>>,
+    answers: Vec<Answers>,
 }
 
 impl Draft {
@@ -86,7 +86,7 @@ impl Draft {
         self.answers.clear();
     }
 
-    pub(crate) fn take_answers(&mut self) -> Vec<Vec<Appended>> {
+    pub(crate) fn take_answers(&mut self) -> Vec<Answers> {
         std::mem::take(&mut self.answers)
     }
 
@@ -118,7 +118,7 @@ impl Draft {
 
     /// Adds the records of one step.
     pub(crate) fn encode(&mut self, step: &Step, frame: &mut FrameBuilder, state: &State) {
-        let mut answers = Vec::new();
+        let mut answers = Answers::new();
         for (index, item) in step.items.iter().enumerate() {
             match item {
                 Item::Append { stream, start, end, fingerprint, redriven } => {
@@ -265,6 +265,7 @@ impl Draft {
         }
         drop(held);
         let mut wake: Vec<Arc<Group>> = self.groups.iter().filter_map(|(_, group)| group.clone()).collect();
+        wake.iter().for_each(|group| group.show_passed(&group.inner.lock()));
         for slot in &self.slots {
             wake.extend(slot.stream.groups.read().iter().map(Arc::clone));
         }

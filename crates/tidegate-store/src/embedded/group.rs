@@ -7,7 +7,10 @@ mod image;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -57,6 +60,9 @@ pub(crate) struct Group {
     pub(crate) start: u64,
     pub(crate) spec: RwLock<GroupSpec>,
     pub(crate) inner: Mutex<GroupInner>,
+    /// First sequence number less everything settled before the cursor: what the backlog is counted from. Publishes
+    /// read it without the lock.
+    pub(crate) passed: AtomicU64,
     pub(crate) wake: tokio::sync::Notify,
     pub(crate) drain: Mutex<DrainRate>,
 }
@@ -163,6 +169,7 @@ impl Group {
             start,
             spec: RwLock::new(spec),
             inner: Mutex::new(inner),
+            passed: AtomicU64::new(start),
             wake: tokio::sync::Notify::new(),
             drain: Mutex::default(),
         }
@@ -180,6 +187,11 @@ impl Group {
             ledger: spec.ledger,
             mark_claims: spec.mark_claims,
         }
+    }
+
+    /// Shows to publishers how much is settled; called when that has changed.
+    pub(crate) fn show_passed(&self, inner: &GroupInner) {
+        self.passed.store(inner.cursor.saturating_sub(inner.entries.len() as u64), Ordering::Release);
     }
 
     /// Changes the settings of a group that exists.
@@ -259,16 +271,15 @@ impl GroupInner {
         }
     }
 
-    /// Takes the entry out of whatever set its state keeps it in.
-    pub(crate) fn detach(&mut self, seq: u64) {
-        let Some(entry) = self.entries.get(&seq) else { return };
-        match entry.state {
+    /// Takes a delivery out of whatever set its state kept it in.
+    fn leave(&mut self, seq: u64, state: State, key: Option<u64>) {
+        match state {
             State::New => {}
             State::Ready => {
                 self.ready.remove(&seq);
             }
             State::Blocked => {
-                if let Some(queue) = entry.key.and_then(|key| self.keys.get_mut(&key)).map(|key| &mut key.queue)
+                if let Some(queue) = key.and_then(|key| self.keys.get_mut(&key)).map(|key| &mut key.queue)
                     && let Some(at) = queue.iter().position(|other| *other == seq)
                 {
                     queue.remove(at);
@@ -286,10 +297,7 @@ impl GroupInner {
         }
     }
 
-    /// Gives the entry a state and puts it into the set of that state. It must be detached or new.
-    pub(crate) fn attach(&mut self, seq: u64, state: State) {
-        let Some(entry) = self.entries.get_mut(&seq) else { return };
-        entry.state = state;
+    fn enter(&mut self, seq: u64, state: State) {
         match state {
             State::New => {}
             State::Ready => {
@@ -307,9 +315,18 @@ impl GroupInner {
         }
     }
 
+    /// Gives the entry a state, where no set holds it under its old one.
+    pub(crate) fn attach(&mut self, seq: u64, state: State) {
+        let Some(entry) = self.entries.get_mut(&seq) else { return };
+        entry.state = state;
+        self.enter(seq, state);
+    }
+
     pub(crate) fn change(&mut self, seq: u64, state: State) {
-        self.detach(seq);
-        self.attach(seq, state);
+        let Some(entry) = self.entries.get_mut(&seq) else { return };
+        let (before, key) = (std::mem::replace(&mut entry.state, state), entry.key);
+        self.leave(seq, before, key);
+        self.enter(seq, state);
     }
 
     /// Takes back a delivery as if it had not been lent. It keeps its order key, and so its place.
@@ -362,14 +379,12 @@ impl GroupInner {
             return;
         }
         self.cover(settle.seq + 1);
-        if !self.entries.contains_key(&settle.seq) {
-            return;
-        }
         match &settle.how {
             How::Retry { at: due, attempts, crashes, key, attempt } => {
                 self.retry(settle.seq, *due, (*attempts, *crashes), *key, attempt.as_ref(), block);
             }
             how @ (How::Done { .. } | How::Duplicate | How::Expired | How::NotMine) => {
+                let Some(entry) = self.entries.remove(&settle.seq) else { return };
                 match how {
                     How::Done { at, ledger } => {
                         self.counts.done += 1;
@@ -384,7 +399,7 @@ impl GroupInner {
                     How::Expired => self.counts.expired += 1,
                     How::Retry { .. } => {}
                 }
-                self.finish(settle.seq);
+                self.forget(settle.seq, &entry);
             }
         }
     }
@@ -428,8 +443,13 @@ impl GroupInner {
 
     /// Forgets a delivery that is settled.
     pub(crate) fn finish(&mut self, seq: u64) {
-        self.detach(seq);
-        let Some(entry) = self.entries.remove(&seq) else { return };
+        if let Some(entry) = self.entries.remove(&seq) {
+            self.forget(seq, &entry);
+        }
+    }
+
+    fn forget(&mut self, seq: u64, entry: &Entry) {
+        self.leave(seq, entry.state, entry.key);
         if self.busy.get(&entry.fingerprint) == Some(&seq) {
             self.busy.remove(&entry.fingerprint);
         }
@@ -445,7 +465,6 @@ impl GroupInner {
         attempt: Option<&Attempt>,
         block: bool,
     ) {
-        self.detach(seq);
         let note = attempt.map(|attempt| self.note(attempt));
         let Some(entry) = self.entries.get_mut(&seq) else { return };
         entry.attempts = attempts;
@@ -464,7 +483,7 @@ impl GroupInner {
         if self.busy.get(&fingerprint) == Some(&seq) {
             self.busy.remove(&fingerprint);
         }
-        self.attach(seq, State::Due(due));
+        self.change(seq, State::Due(due));
         if block {
             if let Some(key) = key {
                 self.keys.entry(key).or_default().holder = Some(seq);

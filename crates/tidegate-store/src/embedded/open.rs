@@ -351,6 +351,7 @@ impl Opening {
             if damaged {
                 inner.balance(last);
             }
+            group.show_passed(&inner);
         }
     }
 

@@ -339,7 +339,10 @@ pub(crate) fn seal(dir: &RunDir, file: u64, sealing: Sealing, with: impl Fn(&mut
     let mut entries: Vec<(Fingerprint, Mark)>;
     let mut tier = 0;
     match &sealing {
-        Sealing::Frozen(map) => entries = map.iter().map(|(fingerprint, mark)| (*fingerprint, *mark)).collect(),
+        Sealing::Frozen(map) => {
+            entries = map.iter().map(|(fingerprint, mark)| (*fingerprint, *mark)).collect();
+            entries.sort_unstable_by_key(|(fingerprint, _)| *fingerprint);
+        }
         Sealing::Merge(files) => {
             let mut runs = Vec::new();
             with(&mut |seen| runs = seen.runs_named(files));
@@ -348,10 +351,10 @@ pub(crate) fn seal(dir: &RunDir, file: u64, sealing: Sealing, with: impl Fn(&mut
             for run in runs {
                 entries.extend(run.all()?);
             }
+            // Stable, so that of two entries with one fingerprint the newer run's comes last.
+            entries.sort_by_key(|(fingerprint, _)| *fingerprint);
         }
     }
-    // Stable, so that of two entries with one fingerprint the newer run's comes last.
-    entries.sort_by_key(|(fingerprint, _)| *fingerprint);
     entries.reverse();
     entries.dedup_by_key(|(fingerprint, _)| *fingerprint);
     entries.reverse();

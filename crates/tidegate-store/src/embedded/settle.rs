@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytestring::ByteString;
+use parking_lot::MutexGuard;
 use tidegate_core::{
+    clock::Timestamp,
     delivery::{Settled, Settlement},
     event::Event,
     fault::{Failure, Fault, FaultKind, Origin, Result, Retry},
@@ -17,14 +19,32 @@ use super::{
     claim::event_bytes,
     commit::{Item, Step},
     frame::Kind,
-    group::{Entry, Group, State as EntryState},
+    group::{Entry, Group, GroupInner, State as EntryState},
     stream::Stream,
 };
 
 /// Streams by name, looked up before a group is locked: the registry is never locked under a group.
 pub(crate) type Streams = BTreeMap<StreamName, Arc<Stream>>;
 
+/// A group whose deliveries are being settled, under its lock.
+pub(crate) struct Staging<'a> {
+    pub(crate) group: &'a Arc<Group>,
+    pub(crate) inner: MutexGuard<'a, GroupInner>,
+    pub(crate) mark_claims: bool,
+    pub(crate) now: Timestamp,
+    /// Where its dead letters go, when there are any.
+    pub(crate) dead: Option<Arc<Stream>>,
+}
+
 impl Embedded {
+    /// Locks a group for settling. `buries`: whether any of it goes to the dead letters.
+    pub(crate) fn staging<'a>(&self, group: &'a Arc<Group>, buries: bool) -> Result<Staging<'a>> {
+        let dead = if buries { Some(self.state.dead_stream(&group.stream.name)?) } else { None };
+        let mark_claims = group.spec.read().mark_claims;
+        let now = self.state.clock.now();
+        Ok(Staging { group, inner: group.inner.lock(), mark_claims, now, dead })
+    }
+
     /// Finds the streams of all outputs and checks the events, before anything is staged.
     pub(crate) fn check_outputs(&self, settled: &[Settled]) -> Result<Streams> {
         let mut streams = BTreeMap::new();
@@ -49,18 +69,14 @@ impl Embedded {
     /// Checks the lease of one settlement and prepares what is written for it. False when the lease is lost.
     pub(crate) fn stage(
         &self,
-        group: &Arc<Group>,
+        staging: &mut Staging<'_>,
         settled: &Settled,
         outputs: &Streams,
         step: &mut Step,
     ) -> Result<bool> {
+        let Staging { group, inner, mark_claims, now, dead } = staging;
+        let (group, now) = (*group, *now);
         let seq = settled.token.position.low;
-        let mark_claims = group.spec.read().mark_claims;
-        let dead = match &settled.settlement {
-            Settlement::Bury { .. } => Some(self.state.dead_stream(&group.stream.name)?),
-            Settlement::Done(_) | Settlement::Release | Settlement::RetryAt { .. } => None,
-        };
-        let mut inner = group.inner.lock();
         let epoch = settled.token.epoch;
         let held = |entry: &&Entry| matches!(entry.state, EntryState::Leased { epoch: of, .. } if of == epoch);
         let Some(entry) = inner.entries.get(&seq).filter(held).filter(|_| settled.token.owner == self.state.owner)
@@ -69,7 +85,6 @@ impl Embedded {
             return Ok(false);
         };
         let before = entry.state;
-        let now = self.state.clock.now();
         let retry = |at, attempts, crashes, attempt| How::Retry { at, attempts, crashes, key: entry.key, attempt };
         let item = match &settled.settlement {
             Settlement::Done(events) => {
@@ -81,7 +96,7 @@ impl Embedded {
                 let ledger = inner.ledger.is_some().then_some(entry.fingerprint);
                 Item::Settle(Settle { group: group.id, seq, how: How::Done { at: now, ledger } })
             }
-            Settlement::Release if mark_claims => {
+            Settlement::Release if *mark_claims => {
                 let how = retry(now, entry.attempts, entry.crashes, None);
                 Item::Settle(Settle { group: group.id, seq, how })
             }
@@ -92,7 +107,7 @@ impl Embedded {
                 Item::Settle(Settle { group: group.id, seq, how })
             }
             Settlement::Bury { failure, config } => {
-                match self.dead_item(group, entry, seq, (failure, config), settled, dead) {
+                match self.dead_item(group, entry, seq, (failure, config), settled, dead.clone()) {
                     Ok(item) => item,
                     Err(fault) if fault.kind == FaultKind::Corrupt => {
                         self.state.report_damage(&format!("stream {}", group.stream.name), fault.note());

@@ -213,7 +213,9 @@ impl State {
             return;
         }
         work(&group);
-        group.inner.lock().applied = at;
+        let mut inner = group.inner.lock();
+        inner.applied = at;
+        group.show_passed(&inner);
     }
 
     fn apply_append(&self, at: Lsn, body: &bytes::Bytes, replay: bool) -> Result<()> {

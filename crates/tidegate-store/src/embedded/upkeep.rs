@@ -29,6 +29,8 @@ use super::{
 
 /// Bytes of journal after which a checkpoint is written.
 const CHECKPOINT_EVERY: u64 = 64 << 20;
+/// Bytes of journal for each byte of checkpoint, at least.
+const CHECKPOINT_SHARE: u64 = 4;
 /// A sealed segment with a smaller living part than one in so many is cleaned.
 const CLEAN_BELOW: u64 = 4;
 /// Bytes zeroed at a time.
@@ -47,6 +49,8 @@ pub(crate) struct Upkeep {
     pub(crate) next_spare: u64,
     /// Counter of written bytes at the last checkpoint.
     pub(crate) written: u64,
+    /// Size of the last checkpoint.
+    pub(crate) checkpoint_bytes: u64,
     /// Segments in which nothing lives any more, with the number of the newest checkpoint at that time: they go when
     /// every kept checkpoint is newer, because older ones may still count on what is in them.
     pub(crate) cleaned: BTreeMap<u64, u64>,
@@ -74,12 +78,16 @@ impl Upkeep {
         self.fill_spares()?;
         self.state.check_failed()?;
         self.seal_seen()?;
+        // Sealing takes its time, and the committer may have used up all that was ready.
+        self.fill_spares()?;
         self.drop_overdue()?;
         self.trim();
         self.sample_rates();
         let clean = self.clean()?;
         let written = self.state.stats.bytes.load(Ordering::Relaxed) - self.written;
-        if force_checkpoint || written >= CHECKPOINT_EVERY.min(self.sizes.0 * 8) || clean {
+        // A large state is written less often, so that writing it stays a part of the work and not most of it.
+        let every = CHECKPOINT_EVERY.min(self.sizes.0 * 8).max(CHECKPOINT_SHARE * self.checkpoint_bytes);
+        if force_checkpoint || written >= every || clean {
             self.checkpoint(false)?;
         }
         self.remove_dead_segments()?;
@@ -371,7 +379,7 @@ impl Upkeep {
         self.written = self.state.stats.bytes.load(Ordering::Relaxed);
         let image = checkpoint::take(&self.state, closing);
         let number = self.checkpoints.last().map_or(1, |(number, _)| number + 1);
-        checkpoint::write(&*self.state.disk, &folder, number, &image)?;
+        self.checkpoint_bytes = checkpoint::write(&*self.state.disk, &folder, number, &image)?;
         self.checkpoints.push((number, image.from));
         let numbers: Vec<u64> = self.checkpoints.iter().map(|(number, _)| *number).collect();
         checkpoint::prune(&*self.state.disk, &folder, &numbers)?;

@@ -379,7 +379,8 @@ impl<'a> World<'a> {
         match op {
             Op::Settle(settled) => self.model.doubt_settle(settled),
             Op::Claim(group) => self.model.doubt_claim(group, now),
-            _ => {}
+            Op::DeclareStream(_) | Op::DeclareGroup(_) | Op::RemoveGroup(_) | Op::Append(..) => {}
+            Op::MoveDead(_) | Op::PutState(..) | Op::Forget(..) | Op::Upkeep => {}
         }
         let fresh = expect::fresh(&*self.store(), &self.model)?;
         expect::nothing_more(&fresh).map_err(|what| format!("refused, and yet {what}"))?;
