@@ -16,6 +16,7 @@ use tidegate_core::{
     names::{GroupName, StreamName},
     notice::Notices,
     store::*,
+    whereabouts::{Find, Finding, Standing, Steps},
 };
 use tidegate_store::{
     disk::MemoryDisk,
