@@ -2,6 +2,7 @@
 
 pub(crate) mod audit;
 pub(crate) mod dlq;
+pub(crate) mod events;
 pub(crate) mod groups;
 pub(crate) mod ledger;
 pub(crate) mod node;
@@ -129,6 +130,8 @@ routes! {
     Post "/v1/dlq/{stream}/discard" Operator => dlq::work::discard;
     Get  "/v1/ledger/{group}" Viewer => ledger::show;
     Post "/v1/ledger/{group}/forget" Operator => ledger::forget;
+    Get  "/v1/events/{id}/trace" Viewer => events::trace;
+    Get  "/v1/events/{id}/explain" Viewer => events::explain;
     Get  "/v1/audit/messages" Viewer => audit::messages;
     Get  "/livez" Anyone => node::livez;
     Get  "/readyz" Anyone => node::readyz;

@@ -3,7 +3,9 @@
 mod api;
 mod auth;
 mod call;
+mod explain;
 mod health;
+mod life;
 mod metrics;
 mod openapi;
 mod problem;

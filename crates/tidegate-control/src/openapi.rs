@@ -9,7 +9,7 @@ use utoipa::{
 };
 
 use crate::{
-    api::{ROUTES, Verb, audit, dlq, groups, ledger, node, pull, streams, targets},
+    api::{ROUTES, Verb, audit, dlq, events, groups, ledger, node, pull, streams, targets},
     problem::{PROBLEM_JSON, ProblemDocument},
 };
 
@@ -27,6 +27,7 @@ use crate::{
         targets::list, targets::show, targets::trip, targets::reset, targets::limit,
         dlq::list, dlq::report, dlq::show, dlq::work::reprocess, dlq::work::resolve, dlq::work::discard,
         ledger::show, ledger::forget,
+        events::trace, events::explain,
         audit::messages,
         node::livez, node::readyz, node::health, node::health_detailed, node::metrics, node::openapi, node::version,
     ),
@@ -38,6 +39,7 @@ use crate::{
         (name = "targets", description = "Outside destinations and their guards."),
         (name = "dlq", description = "Dead letters."),
         (name = "ledger", description = "What groups remember of what they have done."),
+        (name = "events", description = "One event: its life, and why it is where it is."),
         (name = "audit", description = "The accounting."),
         (name = "node", description = "Health, metrics and this document."),
     ),

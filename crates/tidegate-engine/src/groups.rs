@@ -87,9 +87,9 @@ impl Groups {
     }
 
     /// Lends deliveries of a pull group, up to `max`; waits up to `wait` for the first. While the group is paused there
-    /// is none.
-    pub async fn claim(&self, name: &GroupName, max: usize, wait: Duration) -> Result<Vec<Delivery>> {
-        self.get(name)?.pull(max, wait).await
+    /// is none. `by` is who asks.
+    pub async fn claim(&self, name: &GroupName, by: &str, max: usize, wait: Duration) -> Result<Vec<Delivery>> {
+        self.get(name)?.pull(by, max, wait).await
     }
 
     /// Settles deliveries of a pull group; answers in input order.

@@ -5,6 +5,7 @@ mod check;
 mod completions;
 mod config;
 mod dlq;
+mod event;
 mod group;
 mod ledger;
 mod look;
@@ -73,6 +74,10 @@ enum Command {
     Version(look::Version),
     /// Publish an event into a stream.
     Publish(publish::Publish),
+    /// Tell the life of an event.
+    Trace(event::Trace),
+    /// Say why an event does not run now, or what became of it; exit code 1 when it is unknown.
+    Explain(event::Explain),
     /// Look at streams and their events.
     #[command(subcommand)]
     Stream(stream::Stream),
@@ -133,6 +138,8 @@ fn dispatch(command: Command, global: &Global, ui: Ui) -> Result<(), Failed> {
         Command::Metrics(metrics) => wait(metrics.run(&ask()?)),
         Command::Version(version) => version.run(ui),
         Command::Publish(publish) => wait(publish.run(&ask()?)),
+        Command::Trace(trace) => wait(trace.run(&ask()?)),
+        Command::Explain(explain) => wait(explain.run(&ask()?)),
         Command::Stream(stream) => wait(stream.run(&ask()?)),
         Command::Group(group) => wait(group.run(&ask()?)),
         Command::Dlq(dlq) => wait(dlq.run(&ask()?)),

@@ -76,7 +76,7 @@ pub(crate) async fn claim(mut call: Call) -> Result<Response, Problem> {
         let note = format!("wait is {}, the most is {}s", ask.wait, limits::CLAIM_WAIT_SECONDS_MAX);
         return Err(Fault::invalid(note).into());
     }
-    let deliveries = call.api.groups.claim(&group, max, ask.wait.get()).await?;
+    let deliveries = call.api.groups.claim(&group, &call.actor.name, max, ask.wait.get()).await?;
     Ok(json_bytes(write_deliveries(&deliveries)))
 }
 

@@ -5,6 +5,7 @@ mod ailing;
 mod auth;
 mod client;
 mod dlq;
+mod events;
 mod groups;
 mod health;
 mod listener;

@@ -1,6 +1,10 @@
 //! Groups whose workers are outside: they claim, extend and settle over the API.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicI64, AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use bytestring::ByteString;
 use parking_lot::Mutex;
@@ -37,6 +41,35 @@ pub enum PullStatus {
 pub(crate) struct Lent {
     held: Mutex<Held>,
     returned: Notify,
+    /// Workers that wait for an answer.
+    asking: AtomicUsize,
+    /// When the last one asked; 0 = none has.
+    asked_at: AtomicI64,
+}
+
+/// A worker that waits for an answer.
+struct Asking<'a>(&'a AtomicUsize);
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Lent {
+    fn ask(&self, now: Timestamp) -> Asking<'_> {
+        self.asked_at.store(now.as_millis(), Ordering::Relaxed);
+        self.asking.fetch_add(1, Ordering::Relaxed);
+        Asking(&self.asking)
+    }
+
+    pub(super) fn asking(&self) -> usize {
+        self.asking.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn asked_at(&self) -> Option<Timestamp> {
+        Some(Timestamp::from_millis(self.asked_at.load(Ordering::Relaxed))).filter(|at| *at > Timestamp::ZERO)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -50,6 +83,7 @@ struct Held {
 #[derive(Debug, Clone)]
 struct Holding {
     event: ByteString,
+    by: ByteString,
     tally: Tally,
     wanted_at: Timestamp,
     since: Timestamp,
@@ -80,11 +114,13 @@ impl Group {
     }
 
     /// Lends deliveries to a worker outside; waits up to `wait` for the first.
-    pub(crate) async fn pull(&self, max: usize, wait: Duration) -> Result<Vec<Delivery>> {
+    pub(crate) async fn pull(&self, by: &str, max: usize, wait: Duration) -> Result<Vec<Delivery>> {
         self.check_pull()?;
         if self.cx.stop.phase() != StopPhase::Running {
             return Err(Fault::unavailable(Origin::Tidegate, "node is stopping and lends nothing more"));
         }
+        let _asking = self.lent.ask(self.cx.clock.now());
+        let by = ByteString::from(by);
         let until = self.cx.clock.now().plus(wait.min(limits::CLAIM_WAIT_MAX));
         let mut desired = self.desired.subscribe();
         let mut idle = Idle::default();
@@ -96,7 +132,7 @@ impl Group {
                 if self.cx.stop.phase() != StopPhase::Running {
                     return Ok(Vec::new());
                 }
-                let (deliveries, due) = self.pull_once(max).await?;
+                let (deliveries, due) = self.pull_once(&by, max).await?;
                 if !deliveries.is_empty() {
                     return Ok(deliveries);
                 }
@@ -122,7 +158,7 @@ impl Group {
         }
     }
 
-    async fn pull_once(&self, max: usize) -> Result<(Vec<Delivery>, Option<Timestamp>)> {
+    async fn pull_once(&self, by: &ByteString, max: usize) -> Result<(Vec<Delivery>, Option<Timestamp>)> {
         let ask = Claim { group: self.name.clone(), max: max.clamp(1, limits::CLAIM_MAX), lease: self.policy.lease };
         let claimed = self.store.claim(&ask).await?;
         self.tell_claimed(&claimed);
@@ -134,7 +170,7 @@ impl Group {
         if !doomed.is_empty() {
             self.bury(doomed).await?;
         }
-        self.lend(&deliveries);
+        self.lend(by, &deliveries);
         announce(self, deliveries.iter().map(Subject::from));
         Ok((deliveries, claimed.next_due))
     }
@@ -158,7 +194,7 @@ impl Group {
         Ok(())
     }
 
-    fn lend(&self, deliveries: &[Delivery]) {
+    fn lend(&self, by: &ByteString, deliveries: &[Delivery]) {
         let now = self.cx.clock.now();
         let mut held = self.lent.held.lock();
         if now.since(held.swept_at) >= SWEEP_EVERY {
@@ -169,6 +205,7 @@ impl Group {
             let subject = Subject::from(delivery);
             let holding = Holding {
                 event: subject.event.clone(),
+                by: by.clone(),
                 tally: subject.tally,
                 wanted_at: subject.wanted_at,
                 since: now,
@@ -282,11 +319,13 @@ impl Group {
     pub(super) fn lent_now(&self) -> Vec<Running> {
         let now = self.cx.clock.now();
         let held = self.lent.held.lock();
-        let alive = held.deliveries.values().filter(|holding| holding.expires_at > now);
+        let alive = held.deliveries.iter().filter(|(_, holding)| holding.expires_at > now);
         alive
-            .map(|holding| Running {
+            .map(|(token, holding)| Running {
                 group: self.name.clone(),
                 event: holding.event.clone(),
+                position: token.position,
+                by: Some(holding.by.clone()),
                 attempt: holding.tally.attempt,
                 since: holding.since,
             })

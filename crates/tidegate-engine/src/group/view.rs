@@ -3,6 +3,7 @@
 use bytestring::ByteString;
 use tidegate_core::{
     clock::Timestamp,
+    delivery::Position,
     fault::Result,
     guard::Gate,
     names::{GroupName, TargetName},
@@ -27,6 +28,10 @@ pub struct GroupView {
     pub paused: Option<Pause>,
     /// Its workers are outside of the node.
     pub pull: bool,
+    /// Workers outside that ask for work right now.
+    pub asking: usize,
+    /// When a worker outside last asked for work; none when none has since the node was started.
+    pub asked_at: Option<Timestamp>,
     /// The target that its handler calls.
     pub target: Option<TargetName>,
     /// What the target's guard allows.
@@ -69,6 +74,10 @@ pub struct Running {
     pub group: GroupName,
     /// The event's id.
     pub event: ByteString,
+    /// Its place in the stream.
+    pub position: Position,
+    /// Who asked for it, when the worker is outside of the node.
+    pub by: Option<ByteString>,
     /// Number of the attempt.
     pub attempt: u32,
     /// Since when.
@@ -91,6 +100,8 @@ impl Group {
             busy: self.busy(),
             paused: desired.paused,
             pull: self.handler.is_none(),
+            asking: self.lent.asking(),
+            asked_at: self.lent.asked_at(),
             target: self.guard.as_ref().map(|guard| guard.target().clone()),
             gate: self.gate(),
             spec: self.spec.clone(),
@@ -105,6 +116,8 @@ impl Group {
             running.extend(batch.deliveries.iter().map(|delivery| Running {
                 group: self.name.clone(),
                 event: delivery.event.id.clone(),
+                position: delivery.position,
+                by: None,
                 attempt: delivery.attempt,
                 since: batch.since(),
             }));

@@ -12,7 +12,7 @@ use tidegate_engine::PullStatus;
 use crate::scene::*;
 
 async fn claim(scene: &Scene, max: usize) -> Vec<tidegate_core::delivery::Delivery> {
-    scene.groups.claim(&group("pull"), max, Duration::from_millis(100)).await.unwrap()
+    scene.groups.claim(&group("pull"), "tester", max, Duration::from_millis(100)).await.unwrap()
 }
 
 async fn settle(scene: &Scene, outcomes: Vec<(LeaseToken, Outcome)>) -> Vec<PullStatus> {
@@ -62,7 +62,7 @@ async fn a_claim_waits_for_work_and_no_longer_than_asked() {
     scene.add_pull(asked("pull")).await;
     let start = scene.world.clock.now();
     let (lent, ()) =
-        tokio::join!(async { scene.groups.claim(&group("pull"), 10, 20 * SECOND).await.unwrap() }, async {
+        tokio::join!(async { scene.groups.claim(&group("pull"), "tester", 10, 20 * SECOND).await.unwrap() }, async {
             scene.world.clock.sleep(5 * SECOND).await;
             scene.publish([event("a")]).await;
         });
@@ -71,7 +71,7 @@ async fn a_claim_waits_for_work_and_no_longer_than_asked() {
     assert!(waited >= 5 * SECOND && waited < 6 * SECOND, "{waited:?}");
     settle(&scene, vec![(lent[0].lease.token, Outcome::DONE)]).await;
     let start = scene.world.clock.now();
-    assert!(scene.groups.claim(&group("pull"), 10, 20 * SECOND).await.unwrap().is_empty());
+    assert!(scene.groups.claim(&group("pull"), "tester", 10, 20 * SECOND).await.unwrap().is_empty());
     let waited = scene.world.clock.now().since(start);
     assert!(waited >= 20 * SECOND && waited < 21 * SECOND, "{waited:?}");
     scene.finish().await;
@@ -85,8 +85,8 @@ async fn a_paused_group_lends_nothing_until_it_goes_on() {
     scene.publish([event("a")]).await;
     let until = scene.world.clock.now().plus(10 * SECOND);
     scene.groups.pause(&name, "ann", "test", Some(until)).await.unwrap();
-    assert!(scene.groups.claim(&name, 1, 5 * SECOND).await.unwrap().is_empty());
-    let lent = scene.groups.claim(&name, 1, 20 * SECOND).await.unwrap();
+    assert!(scene.groups.claim(&name, "tester", 1, 5 * SECOND).await.unwrap().is_empty());
+    let lent = scene.groups.claim(&name, "tester", 1, 20 * SECOND).await.unwrap();
     assert_eq!(lent.len(), 1);
     let waited = scene.world.clock.now().since(until);
     assert!(waited < SECOND, "{waited:?}");
@@ -163,7 +163,7 @@ async fn a_stop_waits_for_workers_outside_while_their_leases_live() {
     scene.publish([event("a"), event("b")]).await;
     let lent = claim(&scene, 1).await;
     scene.stopper.drain();
-    let refused = scene.groups.claim(&group("pull"), 1, SECOND).await.unwrap_err();
+    let refused = scene.groups.claim(&group("pull"), "tester", 1, SECOND).await.unwrap_err();
     assert_eq!(refused.kind, FaultKind::Unavailable);
     assert!(tokio::time::timeout(SECOND, scene.groups.drained()).await.is_err());
     let (answers, ()) =
@@ -188,7 +188,7 @@ async fn inside_and_outside_do_not_mix() {
     let scene = Scene::new().await;
     scene.add(asked("inside"), each(|_| async { Outcome::DONE })).await;
     scene.add_pull(asked("pull")).await;
-    let claimed = scene.groups.claim(&group("inside"), 1, SECOND).await.unwrap_err();
+    let claimed = scene.groups.claim(&group("inside"), "tester", 1, SECOND).await.unwrap_err();
     let scaled = scene.groups.scale(&group("pull"), 3, "ann").await.unwrap_err();
     assert_eq!((claimed.kind, scaled.kind), (FaultKind::Conflict, FaultKind::Conflict));
     assert!(scene.groups.view(&group("pull")).await.unwrap().pull);

@@ -253,10 +253,10 @@ async fn a_store_that_hints_at_work_in_vain_is_not_asked_without_end() {
     scene.world.clock.sleep(10 * SECOND).await;
     let claims = faulty.claims() - before;
     assert!(claims <= 120, "{claims} claims in ten seconds, ten a second are allowed");
-    let lent = scene.groups.claim(&group("pull"), 1, SECOND).await.unwrap();
+    let lent = scene.groups.claim(&group("pull"), "tester", 1, SECOND).await.unwrap();
     scene.groups.settle(&group("pull"), vec![(lent[0].lease.token, Outcome::DONE)]).await.unwrap();
     let before = faulty.claims();
-    assert!(scene.groups.claim(&group("pull"), 1, 10 * SECOND).await.unwrap().is_empty());
+    assert!(scene.groups.claim(&group("pull"), "tester", 1, 10 * SECOND).await.unwrap().is_empty());
     assert!(faulty.claims() - before <= 240, "both groups ask");
     faulty.hasty(false);
     scene.finish().await;
