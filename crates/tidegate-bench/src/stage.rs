@@ -35,6 +35,7 @@ pub(crate) fn stream_spec(name: &str) -> StreamSpec {
         retain: Retain { age: Some(LEDGER), ..Retain::default() },
         max_backlog: None,
         dedupe: Some(DEDUPE),
+        dead: tidegate_core::store::DeadKeep::default(),
     }
 }
 

@@ -14,5 +14,8 @@ pub mod names;
 pub mod notice;
 pub mod order;
 pub mod service;
+mod signature;
 pub mod store;
 pub mod whereabouts;
+
+pub use self::signature::signature;

@@ -130,6 +130,19 @@ limits! {
     EXPRESSION_DEPTH_MAX: usize = 64, "levels";
     /// Most steps of one run of an expression; what it reads, copies or compares counts by its size.
     EXPRESSION_STEPS_MAX: usize = 1_000_000, "steps";
+    /// Longest signature of a fault message; the rest is cut.
+    SIGNATURE_BYTES_MAX: usize = 256, "bytes";
+    /// Most different signatures, and most different event types, that the dead letters of one stream are counted by;
+    /// further ones are counted together.
+    DEAD_WORDS_MAX: usize = 10_000, "words";
+    /// Most dead letters that one request may name.
+    DEAD_IDS_MAX: usize = 10_000, "entries";
+    /// Most jobs on dead letters that run at a time.
+    DEAD_JOBS_MAX: usize = 16, "jobs";
+    /// Ended jobs on dead letters that are remembered.
+    DEAD_JOBS_KEPT: usize = 100, "jobs";
+    /// Most reprocessed dead letters of one job whose outcome is waited for at a time.
+    DEAD_FOLLOWED_MAX: usize = 1_000, "entries";
     /// Largest configuration file.
     CONFIG_BYTES_MAX: usize = MIB, "bytes";
     /// Deepest nesting of a configuration file, aliases resolved.

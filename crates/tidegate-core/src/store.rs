@@ -3,6 +3,8 @@
 //! **Invariant:** no type of an engine leaks through here, and callers branch on [`Promises`], never on a name.
 //! What each call means is decided by the conformance suite in `tidegate-testkit`, which every engine passes whole.
 
+mod dead;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,12 +12,17 @@ use bytestring::ByteString;
 
 use crate::{
     clock::Timestamp,
-    delivery::{Attempt, Delivery, LeaseToken, Position, SettleStatus, Settled},
+    delivery::{Delivery, LeaseToken, Position, SettleStatus, Settled},
     event::Event,
-    fault::{FaultClass, Result},
+    fault::Result,
     names::{GroupName, StreamName},
     order::OrderBy,
     whereabouts::{Find, Finding, Standing, Steps},
+};
+
+pub use self::dead::{
+    DeadAction, DeadChange, DeadEntry, DeadImport, DeadKeep, DeadLetter, DeadLetters, DeadQuery, DeadReport, DeadState,
+    DeadStep, DeadStepStatus,
 };
 
 /// When the engine answers that an event is accepted.
@@ -64,6 +71,8 @@ pub struct StreamSpec {
     pub max_backlog: Option<u64>,
     /// Dedupe of publishes; none = off.
     pub dedupe: Option<DedupeWindow>,
+    /// How long its dead letters are kept.
+    pub dead: DeadKeep,
 }
 
 /// Where a new group starts.
@@ -223,6 +232,8 @@ pub struct GroupStatus {
     pub in_flight: u64,
     /// Buried in the dead letters, whatever became of them there.
     pub dead: u64,
+    /// Dead letters that wait for somebody; imported ones included.
+    pub parked: u64,
     /// Settled as expired.
     pub expired: u64,
     /// Removed by policy or lost to corruption before it was settled.
@@ -244,160 +255,6 @@ impl GroupStatus {
     }
 }
 
-/// State of a dead letter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DeadState {
-    /// Waits for somebody.
-    Parked,
-    /// Went back into its stream.
-    Reprocessed,
-    /// Somebody took care of it elsewhere.
-    Resolved,
-    /// Somebody gave it up.
-    Discarded,
-    /// Retention gave it up.
-    Expired,
-}
-
-impl DeadState {
-    /// All states, in the order of their stored numbers.
-    pub const ALL: [Self; 5] = [Self::Parked, Self::Reprocessed, Self::Resolved, Self::Discarded, Self::Expired];
-
-    /// Returns the word used in JSON and documents.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Parked => "parked",
-            Self::Reprocessed => "reprocessed",
-            Self::Resolved => "resolved",
-            Self::Discarded => "discarded",
-            Self::Expired => "expired",
-        }
-    }
-}
-
-/// A dead letter: the untouched event and everything known of its death.
-#[derive(Debug, Clone)]
-pub struct DeadLetter {
-    /// Its place in the dead-letter stream; its id.
-    pub id: Position,
-    /// Stream it came from.
-    pub stream: StreamName,
-    /// Group that could not process it.
-    pub group: GroupName,
-    /// Its place in the stream it came from.
-    pub position: Position,
-    /// State.
-    pub state: DeadState,
-    /// The event, untouched.
-    pub event: Event,
-    /// Class of the last fault.
-    pub class: FaultClass,
-    /// Message of the last fault.
-    pub message: ByteString,
-    /// The message without its variable parts.
-    pub signature: ByteString,
-    /// Attempts, oldest first, at most [`crate::limits::HISTORY_MAX`].
-    pub attempts: Vec<Attempt>,
-    /// When it was buried.
-    pub failed_at: Timestamp,
-    /// Fingerprint of the configuration at that time.
-    pub config: ByteString,
-    /// Who changed its state, when and why; none while it was never touched.
-    pub changed: Option<DeadChange>,
-}
-
-/// Who changed the state of a dead letter.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeadChange {
-    /// When.
-    pub at: Timestamp,
-    /// Who.
-    pub by: ByteString,
-    /// Why.
-    pub note: ByteString,
-    /// Where it went, when it was reprocessed.
-    pub position: Option<Position>,
-}
-
-/// Which dead letters; newest first.
-#[derive(Debug, Clone, Default)]
-pub struct DeadQuery {
-    /// Only in this state.
-    pub state: Option<DeadState>,
-    /// Only of this group.
-    pub group: Option<GroupName>,
-    /// Only older than this id.
-    pub before: Option<Position>,
-    /// Only buried at or after this time.
-    pub since: Option<Timestamp>,
-    /// Most entries.
-    pub limit: usize,
-}
-
-/// What is done with dead letters.
-#[derive(Debug, Clone, PartialEq)]
-pub enum DeadAction {
-    /// Back into the stream it came from, for the group that buried it, with the same event, key and history.
-    Reprocess {
-        /// Also when it was reprocessed before.
-        force: bool,
-        /// An edited event in place of the original, which stays untouched; must keep `id` and `source`.
-        edited: Option<Box<Event>>,
-    },
-    /// Somebody took care of it elsewhere.
-    Resolve,
-    /// Give it up.
-    Discard,
-}
-
-/// A step on dead letters: all of it in one commit.
-#[derive(Debug, Clone)]
-pub struct DeadStep {
-    /// Stream: the source stream or its `.dlq`.
-    pub stream: StreamName,
-    /// The entries; at most [`crate::limits::DEAD_STEP_MAX`].
-    pub ids: Vec<Position>,
-    /// What is done.
-    pub action: DeadAction,
-    /// Who does it.
-    pub by: ByteString,
-    /// Why.
-    pub note: ByteString,
-}
-
-/// What became of one entry of a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DeadStepStatus {
-    /// Done; for a reprocess with the new position.
-    Moved(Option<Position>),
-    /// There is no such entry.
-    Missing,
-    /// Its state forbids it.
-    Refused(DeadState),
-}
-
-/// Dead letters of one stream in numbers.
-#[derive(Debug, Clone, Default)]
-pub struct DeadReport {
-    /// Entries buried in the time asked for, whatever their state.
-    pub total: u64,
-    /// Of those, by state.
-    pub states: Vec<(DeadState, u64)>,
-    /// Of those, by signature: count and newest example, most frequent first.
-    pub signatures: Vec<(ByteString, u64, Position)>,
-    /// Of those, by event type.
-    pub kinds: Vec<(ByteString, u64)>,
-    /// Of those, by group.
-    pub groups: Vec<(GroupName, u64)>,
-    /// Of those, by class.
-    pub classes: Vec<(FaultClass, u64)>,
-    /// When the oldest parked entry was buried.
-    pub oldest: Option<Timestamp>,
-    /// All parked entries, whenever they were buried, by group.
-    pub parked: Vec<(GroupName, u64)>,
-}
-
 /// Size and cost of a ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LedgerStatus {
@@ -407,6 +264,15 @@ pub struct LedgerStatus {
     pub disk_bytes: u64,
     /// Bytes in memory.
     pub memory_bytes: u64,
+}
+
+/// What a ledger remembers of one event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LedgerEntry {
+    /// Position of the delivery that was done.
+    pub position: Position,
+    /// When it was done; of several times the last one.
+    pub at: Timestamp,
 }
 
 /// State of the engine, for health and metrics.
@@ -465,6 +331,9 @@ pub trait Broker: Send + Sync {
     /// Extends leases; false where the lease was lost.
     async fn extend(&self, tokens: &[LeaseToken], until: Timestamp) -> Result<Vec<bool>>;
 
+    /// Tells for each position how many attempts its delivery has spent, while it is not settled; none when it is.
+    async fn unsettled(&self, group: &GroupName, positions: &[Position]) -> Result<Vec<Option<u32>>>;
+
     /// Settles deliveries in one commit; returns when it is durable, in input order.
     async fn settle(&self, settled: Vec<Settled>) -> Result<Vec<SettleStatus>>;
 
@@ -479,18 +348,6 @@ pub trait Broker: Send + Sync {
 
     /// Returns one group.
     async fn group(&self, group: &GroupName) -> Result<GroupStatus>;
-
-    /// Lists dead letters, newest first.
-    async fn dead_letters(&self, stream: &StreamName, query: &DeadQuery) -> Result<Page<DeadLetter>>;
-
-    /// Returns one dead letter.
-    async fn dead_letter(&self, stream: &StreamName, id: Position) -> Result<DeadLetter>;
-
-    /// Moves dead letters in one commit; returns what became of each, in input order.
-    async fn move_dead(&self, step: &DeadStep) -> Result<Vec<DeadStepStatus>>;
-
-    /// Counts dead letters buried since a time.
-    async fn dead_report(&self, stream: &StreamName, since: Timestamp) -> Result<DeadReport>;
 
     /// Finds an event by its id: where an index knows it, and else among the kept events, newest first.
     async fn find(&self, ask: &Find) -> Result<Finding>;
@@ -526,10 +383,17 @@ pub trait Ledger: Send + Sync {
     /// Forgets one entry, so that the event may run again; false when there was none.
     async fn forget(&self, group: &GroupName, source: &str, id: &str) -> Result<bool>;
 
+    /// Returns what is remembered of one event.
+    async fn ledger_entry(&self, group: &GroupName, source: &str, id: &str) -> Result<Option<LedgerEntry>>;
+
+    /// Forgets everything that was done before a time; returns how many entries that freed at once. What lies on disk
+    /// beside newer entries counts no more and is freed with them.
+    async fn clean_ledger(&self, group: &GroupName, before: Timestamp) -> Result<u64>;
+
     /// Returns size and cost.
     async fn ledger_status(&self, group: &GroupName) -> Result<LedgerStatus>;
 }
 
 /// An engine.
-pub trait Store: Broker + Ledger {}
-impl<T: Broker + Ledger> Store for T {}
+pub trait Store: Broker + Ledger + DeadLetters {}
+impl<T: Broker + Ledger + DeadLetters> Store for T {}

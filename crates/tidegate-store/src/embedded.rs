@@ -100,6 +100,8 @@ pub struct Embedded {
     threads: Mutex<Vec<JoinHandle<()>>>,
     stop: Arc<Stopped>,
     threaded: bool,
+    /// Held by the one import of dead letters that may run at a time.
+    imports: tokio::sync::Mutex<()>,
     _lock: Box<dyn Send + Sync>,
 }
 
@@ -180,6 +182,7 @@ impl Embedded {
             threads: Mutex::default(),
             stop: Arc::default(),
             threaded: options.threads,
+            imports: tokio::sync::Mutex::default(),
             _lock: lock,
         });
         store.upkeep.lock().trim();

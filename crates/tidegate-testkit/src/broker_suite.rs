@@ -8,6 +8,7 @@ mod audited;
 mod case;
 mod claim;
 mod dead;
+mod desk;
 mod fencing;
 mod group;
 mod ledger;
@@ -117,6 +118,15 @@ cases! {
         forced_runs_again_even_when_done, an_edited_event_runs_and_the_original_stays, a_step_answers_for_each,
         a_step_has_a_limit, a_second_death_is_a_second_letter, a_redriven_event_keeps_its_order_key: Order,
         the_dedupe_window_lets_a_redrive_through, the_report_counts, a_letter_outlives_its_event,
+    }
+    desk {
+        entries_agree_with_letters, after_means_oldest_first, until_ends_the_time, what_is_parked_is_counted_by_group,
+        progress_is_kept_with_the_step, each_has_its_own_edit, a_step_is_one_commit_or_refused,
+        it_is_known_what_is_not_settled, what_nobody_has_seen_is_taken_back,
+        what_waits_for_a_retry_is_not_taken_back, taking_back_lets_the_key_go: Order, what_is_purged_is_gone,
+        imported_letters_are_as_they_were, an_import_is_idempotent_where_it_came_from, an_import_must_fit,
+        what_nobody_wants_expires_and_is_forgotten, parked_letters_wait_for_ever_unless_told,
+        the_ledger_keeps_one_row, a_ledger_is_cleaned_by_age,
     }
     retention {
         a_bound_on_count_holds, a_bound_on_bytes_holds, a_bound_on_age_holds, without_bounds_everything_stays,

@@ -107,8 +107,8 @@ pub(crate) async fn list(call: Call) -> Result<Response, Problem> {
         state: query.state.state(),
         group: query.group,
         before: query.before,
-        since: None,
         limit: READ_STEP,
+        ..DeadQuery::default()
     };
     let mut out = b"{\"entries\":[".to_vec();
     let mut taken = 0;
@@ -195,6 +195,8 @@ pub(crate) struct Report {
     /// All that wait for somebody, whenever they were buried, by group.
     #[schema(value_type = Object)]
     parked: serde_json::Map<String, serde_json::Value>,
+    /// Entries of the window by time: 24 equal parts of it, oldest first.
+    trend: Vec<u64>,
     /// When the oldest entry that waits for somebody was buried.
     #[schema(value_type = Option<String>, format = DateTime)]
     oldest: Option<Timestamp>,
@@ -241,8 +243,8 @@ pub(crate) async fn report(call: Call) -> Result<Response, Problem> {
     let hours = bounded("hours", query.hours.unwrap_or(24), 24 * 365)?;
     let end = call.api.cx.clock.now();
     let start = end.minus(Duration::from_secs(3600) * u32::try_from(hours).unwrap_or(u32::MAX));
-    let DeadReport { total, states, signatures, kinds, groups, classes, oldest, parked } =
-        call.api.store.dead_report(&stream, start).await?;
+    let DeadReport { total, states, signatures, kinds, groups, classes, oldest, parked, trend } =
+        call.api.store.dead_report(&stream, start, end.plus(Duration::from_millis(1))).await?;
     json(&Report {
         recent_messages: recent(&call.api, &stream, start).await?,
         stream: stream.into(),
@@ -263,6 +265,7 @@ pub(crate) async fn report(call: Call) -> Result<Response, Problem> {
         classes: counts(classes),
         states: counts(states.into_iter().map(|(state, count)| (state.as_str(), count)).collect()),
         parked: counts(parked),
+        trend,
         oldest,
     })
 }

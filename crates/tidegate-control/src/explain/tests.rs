@@ -36,6 +36,7 @@ fn group() -> GroupView {
         scheduled: 0,
         in_flight: 0,
         dead: 0,
+        parked: 0,
         expired: 0,
         dropped: 0,
         oldest_waiting: None,
@@ -113,7 +114,13 @@ fn letter() -> DeadLetter {
         attempts: Vec::new(),
         failed_at: BEFORE,
         config: "f".into(),
-        changed: Some(DeadChange { at: BEFORE, by: "anna".into(), note: "by phone".into(), position: None }),
+        changed: Some(DeadChange {
+            at: BEFORE,
+            by: "anna".into(),
+            note: "by phone".into(),
+            job: "".into(),
+            position: None,
+        }),
     }
 }
 

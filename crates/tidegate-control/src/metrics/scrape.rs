@@ -1,7 +1,5 @@
 //! The page of metrics: what was counted, and what is looked up now.
 
-use std::collections::BTreeMap;
-
 use tidegate_core::{
     clock::Timestamp,
     fault::Result,
@@ -49,20 +47,9 @@ async fn streams(api: &Api, groups: &[GroupStatus], page: &mut Page) -> Result<(
     for stream in &streams {
         family.sample(&[stream.name.as_str()], stream.duplicates);
     }
-    // A window that begins now counts nothing but what is parked.
-    let now = api.cx.clock.now();
-    let mut parked = BTreeMap::new();
-    for stream in &streams {
-        for (group, count) in api.store.dead_report(&stream.name, now).await?.parked {
-            parked.insert((&stream.name, group), count);
-        }
-    }
-    for group in groups {
-        parked.entry((&group.stream, group.name.clone())).or_insert(0);
-    }
     let mut family = page.family(&catalogue::DEAD_LETTERS);
-    for ((stream, group), count) in &parked {
-        family.sample(&[stream.as_str(), group.as_str()], count);
+    for group in groups {
+        family.sample(&[group.stream.as_str(), group.name.as_str()], group.parked);
     }
     Ok(())
 }

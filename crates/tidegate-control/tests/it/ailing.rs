@@ -12,8 +12,9 @@ use tidegate_core::{
     fault::{Fault, Result},
     names::{GroupName, StreamName},
     store::{
-        Appended, Broker, Claim, Claimed, DeadLetter, DeadQuery, DeadReport, DeadStep, DeadStepStatus, GroupSpec,
-        GroupStatus, Ledger, LedgerStatus, Page, Promises, Store, StoreStatus, Stored, StreamSpec, StreamStatus,
+        Appended, Broker, Claim, Claimed, DeadEntry, DeadImport, DeadLetter, DeadLetters, DeadQuery, DeadReport,
+        DeadStep, DeadStepStatus, GroupSpec, GroupStatus, Ledger, LedgerEntry, LedgerStatus, Page, Promises, Store,
+        StoreStatus, Stored, StreamSpec, StreamStatus,
     },
     whereabouts::{Find, Finding, Standing, Steps},
 };
@@ -93,6 +94,10 @@ impl Broker for Ailing {
         self.inner.extend(tokens, until).await
     }
 
+    async fn unsettled(&self, group: &GroupName, positions: &[Position]) -> Result<Vec<Option<u32>>> {
+        self.inner.unsettled(group, positions).await
+    }
+
     async fn settle(&self, settled: Vec<Settled>) -> Result<Vec<SettleStatus>> {
         self.inner.settle(settled).await
     }
@@ -119,22 +124,6 @@ impl Broker for Ailing {
 
     async fn group(&self, group: &GroupName) -> Result<GroupStatus> {
         self.inner.group(group).await
-    }
-
-    async fn dead_letters(&self, stream: &StreamName, query: &DeadQuery) -> Result<Page<DeadLetter>> {
-        self.inner.dead_letters(stream, query).await
-    }
-
-    async fn dead_letter(&self, stream: &StreamName, id: Position) -> Result<DeadLetter> {
-        self.inner.dead_letter(stream, id).await
-    }
-
-    async fn move_dead(&self, step: &DeadStep) -> Result<Vec<DeadStepStatus>> {
-        self.inner.move_dead(step).await
-    }
-
-    async fn dead_report(&self, stream: &StreamName, since: Timestamp) -> Result<DeadReport> {
-        self.inner.dead_report(stream, since).await
     }
 
     async fn find(&self, ask: &Find) -> Result<Finding> {
@@ -183,7 +172,42 @@ impl Ledger for Ailing {
         self.inner.forget(group, source, id).await
     }
 
+    async fn ledger_entry(&self, group: &GroupName, source: &str, id: &str) -> Result<Option<LedgerEntry>> {
+        self.inner.ledger_entry(group, source, id).await
+    }
+
+    async fn clean_ledger(&self, group: &GroupName, before: Timestamp) -> Result<u64> {
+        self.inner.clean_ledger(group, before).await
+    }
+
     async fn ledger_status(&self, group: &GroupName) -> Result<LedgerStatus> {
         self.inner.ledger_status(group).await
+    }
+}
+
+#[async_trait]
+impl DeadLetters for Ailing {
+    async fn dead_letters(&self, stream: &StreamName, query: &DeadQuery) -> Result<Page<DeadLetter>> {
+        self.inner.dead_letters(stream, query).await
+    }
+
+    async fn dead_entries(&self, stream: &StreamName, query: &DeadQuery) -> Result<Page<DeadEntry>> {
+        self.inner.dead_entries(stream, query).await
+    }
+
+    async fn dead_letter(&self, stream: &StreamName, id: Position) -> Result<DeadLetter> {
+        self.inner.dead_letter(stream, id).await
+    }
+
+    async fn move_dead(&self, step: &DeadStep) -> Result<Vec<DeadStepStatus>> {
+        self.inner.move_dead(step).await
+    }
+
+    async fn dead_report(&self, stream: &StreamName, since: Timestamp, until: Timestamp) -> Result<DeadReport> {
+        self.inner.dead_report(stream, since, until).await
+    }
+
+    async fn import_dead(&self, stream: &StreamName, letters: Vec<DeadImport>) -> Result<Vec<Appended>> {
+        self.inner.import_dead(stream, letters).await
     }
 }

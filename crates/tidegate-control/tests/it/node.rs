@@ -56,6 +56,7 @@ fn stream_spec(name: &str) -> StreamSpec {
         retain: Retain::default(),
         max_backlog: None,
         dedupe: Some(DedupeWindow { window: Duration::from_secs(3600), entries: 10_000 }),
+        dead: tidegate_core::store::DeadKeep::default(),
     }
 }
 

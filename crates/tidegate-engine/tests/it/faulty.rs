@@ -131,6 +131,10 @@ impl Broker for Wrapped {
         if self.faulty.0.extend.load(Ordering::SeqCst) { Err(away()) } else { self.inner.extend(tokens, until).await }
     }
 
+    async fn unsettled(&self, group: &GroupName, positions: &[Position]) -> Result<Vec<Option<u32>>> {
+        self.inner.unsettled(group, positions).await
+    }
+
     async fn settle(&self, settled: Vec<Settled>) -> Result<Vec<SettleStatus>> {
         let fault = self.faulty.0.settle.lock().clone();
         match fault {
@@ -155,22 +159,6 @@ impl Broker for Wrapped {
 
     async fn group(&self, group: &GroupName) -> Result<GroupStatus> {
         self.inner.group(group).await
-    }
-
-    async fn dead_letters(&self, stream: &StreamName, query: &DeadQuery) -> Result<Page<DeadLetter>> {
-        self.inner.dead_letters(stream, query).await
-    }
-
-    async fn dead_letter(&self, stream: &StreamName, id: Position) -> Result<DeadLetter> {
-        self.inner.dead_letter(stream, id).await
-    }
-
-    async fn move_dead(&self, step: &DeadStep) -> Result<Vec<DeadStepStatus>> {
-        self.inner.move_dead(step).await
-    }
-
-    async fn dead_report(&self, stream: &StreamName, since: Timestamp) -> Result<DeadReport> {
-        self.inner.dead_report(stream, since).await
     }
 
     async fn find(&self, ask: &Find) -> Result<Finding> {
@@ -216,7 +204,42 @@ impl Ledger for Wrapped {
         self.inner.forget(group, source, id).await
     }
 
+    async fn ledger_entry(&self, group: &GroupName, source: &str, id: &str) -> Result<Option<LedgerEntry>> {
+        self.inner.ledger_entry(group, source, id).await
+    }
+
+    async fn clean_ledger(&self, group: &GroupName, before: Timestamp) -> Result<u64> {
+        self.inner.clean_ledger(group, before).await
+    }
+
     async fn ledger_status(&self, group: &GroupName) -> Result<LedgerStatus> {
         self.inner.ledger_status(group).await
+    }
+}
+
+#[async_trait]
+impl DeadLetters for Wrapped {
+    async fn dead_letters(&self, stream: &StreamName, query: &DeadQuery) -> Result<Page<DeadLetter>> {
+        self.inner.dead_letters(stream, query).await
+    }
+
+    async fn dead_entries(&self, stream: &StreamName, query: &DeadQuery) -> Result<Page<DeadEntry>> {
+        self.inner.dead_entries(stream, query).await
+    }
+
+    async fn dead_letter(&self, stream: &StreamName, id: Position) -> Result<DeadLetter> {
+        self.inner.dead_letter(stream, id).await
+    }
+
+    async fn move_dead(&self, step: &DeadStep) -> Result<Vec<DeadStepStatus>> {
+        self.inner.move_dead(step).await
+    }
+
+    async fn dead_report(&self, stream: &StreamName, since: Timestamp, until: Timestamp) -> Result<DeadReport> {
+        self.inner.dead_report(stream, since, until).await
+    }
+
+    async fn import_dead(&self, stream: &StreamName, letters: Vec<DeadImport>) -> Result<Vec<Appended>> {
+        self.inner.import_dead(stream, letters).await
     }
 }

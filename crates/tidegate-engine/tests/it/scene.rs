@@ -206,6 +206,7 @@ impl Scene {
             retain: Retain::default(),
             max_backlog: None,
             dedupe: None,
+            dead: tidegate_core::store::DeadKeep::default(),
         };
         self.store.declare_stream(&spec).await.unwrap();
     }

@@ -69,6 +69,7 @@ async fn nothing_is_lost_or_done_twice_while_operators_interfere() {
         retain: Retain::default(),
         max_backlog: None,
         dedupe: None,
+        dead: tidegate_core::store::DeadKeep::default(),
     };
     store.declare_stream(&spec).await.unwrap();
     let supervisor = Supervisor::new(cx.clone());

@@ -12,6 +12,8 @@ use tidegate_core::{
     store::DeadState,
 };
 
+use super::dead::Change;
+
 fn unreadable() -> Fault {
     Fault::corrupt("record of the journal is not readable")
 }
@@ -217,6 +219,31 @@ pub(crate) struct DeadHead {
     pub(crate) message: ByteString,
     pub(crate) config: ByteString,
     pub(crate) attempts: Vec<Attempt>,
+    /// What was known of one that came from elsewhere. Such a one has no origin: its `origin_seq` is 0.
+    pub(crate) imported: Option<Box<Imported>>,
+}
+
+/// What an imported dead letter brings of its earlier life.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Imported {
+    pub(crate) state: DeadState,
+    pub(crate) change: Option<Change>,
+}
+
+fn put_change(out: &mut Vec<u8>, change: &Change) {
+    put_time(out, change.at);
+    put_bytes(out, change.by.as_bytes());
+    put_bytes(out, change.note.as_bytes());
+    put_bytes(out, change.job.as_bytes());
+}
+
+fn read_change(read: &mut Reader) -> Result<Change> {
+    Ok(Change { at: time(read)?, by: read.text()?, note: read.text()?, job: read.text()? })
+}
+
+fn dead_state(read: &mut Reader) -> Result<DeadState> {
+    let [state] = read.array()?;
+    DeadState::ALL.get(usize::from(state)).copied().ok_or_else(unreadable)
 }
 
 impl DeadHead {
@@ -231,11 +258,16 @@ impl DeadHead {
         put_bytes(out, self.message.as_bytes());
         put_bytes(out, self.config.as_bytes());
         put_attempts(out, &self.attempts);
+        if let Some(imported) = &self.imported {
+            out.push(imported.state as u8);
+            out.push(u8::from(imported.change.is_some()));
+            imported.change.iter().for_each(|change| put_change(out, change));
+        }
     }
 
     /// Reads the head; what is left in `read` is the event.
     pub(crate) fn read(read: &mut Reader) -> Result<Self> {
-        Ok(Self {
+        let mut head = Self {
             stream: small(read)?,
             seq: read.number()?,
             failed_at: time(read)?,
@@ -246,18 +278,30 @@ impl DeadHead {
             message: read.text()?,
             config: read.text()?,
             attempts: read_attempts(read)?,
-        })
+            imported: None,
+        };
+        if head.origin_seq == 0 {
+            let state = dead_state(read)?;
+            let change = if read.array::<1>()? == [0] { None } else { Some(read_change(read)?) };
+            head.imported = Some(Box::new(Imported { state, change }));
+        }
+        Ok(head)
     }
 }
+
+/// The number in place of a state for what is forgotten.
+const FORGOTTEN: u8 = 255;
 
 /// A change of state of dead letters.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct DeadMove {
     pub(crate) stream: u32,
-    pub(crate) state: DeadState,
+    /// None: the entries are forgotten for good.
+    pub(crate) state: Option<DeadState>,
     pub(crate) at: Timestamp,
     pub(crate) by: ByteString,
     pub(crate) note: ByteString,
+    pub(crate) job: ByteString,
     /// Entries, and where each went; zero when nowhere.
     pub(crate) entries: Vec<(u64, u64)>,
 }
@@ -265,10 +309,11 @@ pub(crate) struct DeadMove {
 impl DeadMove {
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         put_number(out, u64::from(self.stream));
-        out.push(self.state as u8);
+        out.push(self.state.map_or(FORGOTTEN, |state| state as u8));
         put_time(out, self.at);
         put_bytes(out, self.by.as_bytes());
         put_bytes(out, self.note.as_bytes());
+        put_bytes(out, self.job.as_bytes());
         put_number(out, self.entries.len() as u64);
         for (seq, went) in &self.entries {
             put_number(out, *seq);
@@ -279,12 +324,16 @@ impl DeadMove {
     pub(crate) fn read(body: &Bytes) -> Result<Self> {
         let mut read = Reader { bytes: body.clone() };
         let stream = small(&mut read)?;
-        let [state] = read.array()?;
-        let state = DeadState::ALL.get(usize::from(state)).copied().ok_or_else(unreadable)?;
-        let (at, by, note) = (time(&mut read)?, read.text()?, read.text()?);
+        let state = if read.bytes.first() == Some(&FORGOTTEN) {
+            read.array::<1>()?;
+            None
+        } else {
+            Some(dead_state(&mut read)?)
+        };
+        let Change { at, by, note, job } = read_change(&mut read)?;
         let count = read.number()?;
         let entries = (0..count).map(|_| Ok((read.number()?, read.number()?))).collect::<Result<_>>()?;
-        Ok(Self { stream, state, at, by, note, entries })
+        Ok(Self { stream, state, at, by, note, job, entries })
     }
 }
 
@@ -378,30 +427,44 @@ mod tests {
             message: "no".into(),
             config: "c".into(),
             attempts: vec![attempt(), attempt()],
+            imported: None,
         };
-        let mut out = Vec::new();
-        dead.encode(&mut out);
-        let mut read = Reader { bytes: out.into() };
-        assert_eq!(DeadHead::read(&mut read).unwrap(), dead);
-        assert!(read.bytes.is_empty());
+        let change = Change { at: Timestamp::from_millis(9), by: "me".into(), note: "by phone".into(), job: "".into() };
+        let imported = Imported { state: DeadState::Resolved, change: Some(change) };
+        let parked = Imported { state: DeadState::Parked, change: None };
+        let all = [None, Some(imported), Some(parked)].map(|imported| DeadHead {
+            origin_seq: if imported.is_some() { 0 } else { 77 },
+            imported: imported.map(Box::new),
+            ..dead.clone()
+        });
+        for dead in all {
+            let mut out = Vec::new();
+            dead.encode(&mut out);
+            let mut read = Reader { bytes: out.into() };
+            assert_eq!(DeadHead::read(&mut read).unwrap(), dead);
+            assert!(read.bytes.is_empty());
+        }
     }
 
     #[test]
     fn moves_and_lists_read_back_and_cut_ones_are_refused() {
         let moved = DeadMove {
             stream: 3,
-            state: DeadState::Reprocessed,
+            state: Some(DeadState::Reprocessed),
             at: Timestamp::from_millis(8),
             by: "me".into(),
             note: "repaired".into(),
+            job: "j1".into(),
             entries: vec![(1, 9), (2, 0)],
         };
-        let mut out = Vec::new();
-        moved.encode(&mut out);
-        for cut in 0..out.len() {
-            assert!(DeadMove::read(&Bytes::copy_from_slice(&out[..cut])).is_err());
+        for moved in [DeadMove { state: None, ..moved.clone() }, moved] {
+            let mut out = Vec::new();
+            moved.encode(&mut out);
+            for cut in 0..out.len() {
+                assert!(DeadMove::read(&Bytes::copy_from_slice(&out[..cut])).is_err());
+            }
+            assert_eq!(DeadMove::read(&out.into()).unwrap(), moved);
         }
-        assert_eq!(DeadMove::read(&out.into()).unwrap(), moved);
         let mut out = Vec::new();
         put_numbers(&mut out, 5, &[1, 1 << 50]);
         assert_eq!(read_numbers(&out.into()).unwrap(), (5, vec![1, 1 << 50]));

@@ -1,7 +1,6 @@
 //! The seam, carried out by the embedded engine.
 
 use std::{
-    collections::BTreeMap,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -15,8 +14,8 @@ use tidegate_core::{
     limits,
     names::{GroupName, StreamName},
     store::{
-        Appended, Broker, Claim, Claimed, DeadLetter, DeadQuery, DeadReport, DeadStep, DeadStepStatus, Durability,
-        GroupSpec, GroupStatus, Page, Promises, Start, StoreStatus, Stored, StreamSpec, StreamStatus,
+        Appended, Broker, Claim, Claimed, Durability, GroupSpec, GroupStatus, Page, Promises, Start, StoreStatus,
+        Stored, StreamSpec, StreamStatus,
     },
     whereabouts::{Find, Finding, Standing, Steps},
 };
@@ -32,9 +31,6 @@ use super::{
     stream::{Stream, StreamDecl},
     upkeep::{closed, sizes},
 };
-
-/// How long resolved, discarded and reprocessed dead letters stay readable.
-const DEAD_KEEP: Duration = Duration::from_secs(7 * 24 * 3600);
 
 impl Embedded {
     /// Hands a step to the committer and waits until it is durable.
@@ -150,7 +146,7 @@ impl Embedded {
     }
 }
 
-fn only_numbers(position: Position) -> Result<u64> {
+pub(crate) fn only_numbers(position: Position) -> Result<u64> {
     if position.high == 0 {
         Ok(position.low)
     } else {
@@ -185,9 +181,10 @@ impl Broker for Embedded {
         let dead = StreamSpec {
             name: spec.name.dead_letters(),
             durability: Durability::Sync,
-            retain: tidegate_core::store::Retain { age: Some(DEAD_KEEP), ..Default::default() },
+            retain: tidegate_core::store::Retain::default(),
             max_backlog: None,
             dedupe: None,
+            dead: spec.dead,
         };
         self.declare_one_stream(&dead).await
     }
@@ -347,6 +344,17 @@ impl Broker for Embedded {
         Ok(extended)
     }
 
+    async fn unsettled(&self, group: &GroupName, positions: &[Position]) -> Result<Vec<Option<u32>>> {
+        let group = self.state.group(group)?;
+        let inner = group.inner.lock();
+        let unseen = inner.cursor..=group.stream.last();
+        let spent = |position: &Position| match inner.entries.get(&position.low) {
+            Some(entry) => Some(entry.attempts),
+            None => unseen.contains(&position.low).then_some(0),
+        };
+        Ok(positions.iter().map(spent).collect())
+    }
+
     async fn settle(&self, settled: Vec<Settled>) -> Result<Vec<SettleStatus>> {
         self.state.check_failed()?;
         let outputs = self.check_outputs(&settled)?;
@@ -427,65 +435,6 @@ impl Broker for Embedded {
 
     async fn group(&self, group: &GroupName) -> Result<GroupStatus> {
         self.group_status(&*self.state.group(group)?)
-    }
-
-    async fn dead_letters(&self, stream: &StreamName, query: &DeadQuery) -> Result<Page<DeadLetter>> {
-        let stream = self.state.dead_stream(stream)?;
-        let group = match &query.group {
-            None => None,
-            Some(name) => Some(self.state.group(name)?.id),
-        };
-        let query = DeadQuery { limit: query.limit.clamp(1, limits::PAGE_MAX), ..query.clone() };
-        let (seqs, more) = {
-            let inner = stream.inner.lock();
-            inner.dead.as_ref().map(|dead| dead.select(&query, group)).unwrap_or_default()
-        };
-        let mut items = Vec::with_capacity(seqs.len());
-        for seq in &seqs {
-            items.push(self.load_dead(&stream, *seq)?);
-        }
-        Ok(Page { items, next: seqs.last().filter(|_| more).map(|seq| Position::number(*seq)) })
-    }
-
-    async fn dead_letter(&self, stream: &StreamName, id: Position) -> Result<DeadLetter> {
-        let stream = self.state.dead_stream(stream)?;
-        self.load_dead(&stream, only_numbers(id)?)
-    }
-
-    async fn move_dead(&self, step: &DeadStep) -> Result<Vec<DeadStepStatus>> {
-        if step.ids.len() > limits::DEAD_STEP_MAX {
-            return Err(Fault::invalid(format!("more than {} dead letters in one step", limits::DEAD_STEP_MAX)));
-        }
-        let stream = self.state.dead_stream(&step.stream)?;
-        let staged = self.stage_dead(&stream, step);
-        let mut statuses = Vec::with_capacity(staged.len());
-        let mut at = 0;
-        while at < staged.len() {
-            let (end, moved) = self.move_some(&stream, step, &staged, at).await.inspect_err(|_| {
-                let rest: Vec<u64> = staged.iter().skip(at).filter_map(|one| one.as_ref().ok().copied()).collect();
-                self.unstage_dead(&stream, &rest);
-            })?;
-            statuses.extend(moved);
-            at = end;
-        }
-        Ok(statuses)
-    }
-
-    async fn dead_report(&self, stream: &StreamName, since: Timestamp) -> Result<DeadReport> {
-        let stream = self.state.dead_stream(stream)?;
-        let (mut report, groups, parked) = {
-            let inner = stream.inner.lock();
-            let Some(dead) = &inner.dead else { return Ok(DeadReport::default()) };
-            let (report, groups) = dead.report(since);
-            (report, groups, dead.parked.clone())
-        };
-        let named = |counts: BTreeMap<u32, u64>| {
-            let name = |id: u32| self.group_by_id(id).map(|group| group.name.clone());
-            counts.into_iter().filter_map(|(id, count)| Some((name(id)?, count))).collect()
-        };
-        report.groups = named(groups);
-        report.parked = named(parked);
-        Ok(report)
     }
 
     async fn find(&self, ask: &Find) -> Result<Finding> {

@@ -66,7 +66,7 @@ impl Item {
                 96 + attempts_bytes(attempt.as_slice())
             }
             Self::Settle(_) => 64,
-            Self::DeadMove(step) => 96 + step.by.len() + step.note.len() + step.entries.len() * 20,
+            Self::DeadMove(step) => 96 + step.by.len() + step.note.len() + step.job.len() + step.entries.len() * 20,
             Self::Raw(_, bytes) => 16 + bytes.len(),
         }
     }

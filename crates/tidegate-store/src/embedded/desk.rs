@@ -1,165 +1,147 @@
 //! The desk of dead letters: reads them, and moves them in one commit with what the move brings about.
 
-use std::sync::Arc;
+mod import;
+mod moves;
 
-use bytestring::ByteString;
+use std::{collections::BTreeMap, sync::Arc};
+
+use async_trait::async_trait;
 use tidegate_core::{
+    clock::Timestamp,
     delivery::Position,
-    event::Event,
+    event::{Event, Reader},
     fault::{Fault, Result},
     limits,
-    names::GroupName,
-    store::{DeadAction, DeadLetter, DeadState, DeadStep, DeadStepStatus, Durability},
+    names::{GroupName, StreamName},
+    signature,
+    store::{
+        Appended, DeadEntry, DeadImport, DeadLetter, DeadLetters, DeadQuery, DeadReport, DeadStep, DeadStepStatus, Page,
+    },
 };
 
-use super::{
-    Embedded,
-    body::{AppendHead, DeadHead, DeadMove},
-    commit::{Item, Step},
-    stream::Stream,
-};
+use super::{Embedded, body::DeadHead, broker::only_numbers, stream::Stream};
+
+/// Names of groups by number, each looked up once.
+#[derive(Default)]
+struct GroupNames(BTreeMap<u32, GroupName>);
+
+impl GroupNames {
+    fn get(&mut self, embedded: &Embedded, id: u32) -> Result<GroupName> {
+        if let Some(name) = self.0.get(&id) {
+            return Ok(name.clone());
+        }
+        let name = match embedded.group_by_id(id) {
+            Some(group) => group.name.clone(),
+            None => GroupName::new("removed")?,
+        };
+        self.0.insert(id, name.clone());
+        Ok(name)
+    }
+}
 
 impl Embedded {
-    pub(crate) fn load_dead(&self, stream: &Stream, seq: u64) -> Result<DeadLetter> {
+    fn load_dead(&self, stream: &Stream, seq: u64, names: &mut GroupNames) -> Result<DeadLetter> {
         let missing = || Fault::missing(format!("there is no dead letter {seq} in {:?}", stream.name.as_str()));
         let entry = {
             let inner = stream.inner.lock();
             inner.dead.as_ref().and_then(|dead| dead.entries.get(&seq)).cloned().ok_or_else(missing)?
         };
         let found = stream.read_one(seq, entry.at, &self.state.reader, &self.state.open)?;
-        let mut read = tidegate_core::event::Reader { bytes: found.body.clone() };
+        let mut read = Reader { bytes: found.body.clone() };
         let head = DeadHead::read(&mut read)?;
-        let group = self.group_by_id(entry.group).map(|group| group.name.clone());
         Ok(DeadLetter {
             id: Position::number(seq),
             stream: self.state.stream_name(entry.origin).unwrap_or_else(|| stream.name.origin()),
-            group: group.map_or_else(|| GroupName::new("removed"), Ok)?,
+            group: names.get(self, entry.group)?,
             position: Position::number(entry.origin_seq),
             state: entry.state,
             event: Event::decode(read.bytes)?,
             class: entry.class,
+            signature: signature(&head.message).into(),
             message: head.message,
-            signature: ByteString::from(&*entry.signature),
             attempts: head.attempts,
             failed_at: head.failed_at,
             config: head.config,
-            changed: entry.changed.map(|changed| *changed),
+            changed: entry.change(),
         })
     }
 
-    /// Marks entries as moving and returns what may be moved; the rest is told why not.
-    pub(crate) fn stage_dead(&self, stream: &Stream, step: &DeadStep) -> Vec<Result<u64, DeadStepStatus>> {
-        let mut inner = stream.inner.lock();
-        let Some(dead) = &mut inner.dead else { return Vec::new() };
-        let mut staged = Vec::with_capacity(step.ids.len());
-        for id in &step.ids {
-            let Some(entry) = dead.entries.get_mut(&id.low).filter(|_| id.high == 0) else {
-                staged.push(Err(DeadStepStatus::Missing));
-                continue;
-            };
-            let forced = matches!(step.action, DeadAction::Reprocess { force: true, .. });
-            let allowed = match entry.state {
-                DeadState::Parked => true,
-                DeadState::Reprocessed | DeadState::Resolved | DeadState::Discarded | DeadState::Expired => forced,
-            };
-            if allowed && !entry.moving {
-                entry.moving = true;
-                staged.push(Ok(id.low));
-            } else {
-                staged.push(Err(DeadStepStatus::Refused(if entry.moving {
-                    DeadState::Reprocessed
-                } else {
-                    entry.state
-                })));
-            }
-        }
-        staged
-    }
-
-    pub(crate) fn unstage_dead(&self, stream: &Stream, seqs: &[u64]) {
-        let mut inner = stream.inner.lock();
-        if let Some(dead) = &mut inner.dead {
-            for seq in seqs {
-                if let Some(entry) = dead.entries.get_mut(seq) {
-                    entry.moving = false;
-                }
-            }
-        }
-    }
-
-    /// Prepares the move of one staged dead letter.
-    pub(crate) fn prepare_dead(&self, stream: &Stream, seq: u64, action: &DeadAction, step: &mut Step) -> Result<u64> {
-        let DeadAction::Reprocess { edited, force } = action else { return Ok(0) };
-        let letter = self.load_dead(stream, seq)?;
-        let origin = self.state.stream(&letter.stream)?;
-        let group = self.state.group(&letter.group)?;
-        let event = match edited {
-            None => &letter.event,
-            Some(edited) => {
-                if edited.id != letter.event.id || edited.source != letter.event.source {
-                    return Err(Fault::invalid("an edited event must keep its id and source"));
-                }
-                edited.check()?;
-                edited
-            }
+    /// Returns the sequence numbers that a query asks for, and where the next page goes on.
+    fn select_dead(&self, stream: &Stream, query: &DeadQuery) -> Result<(Vec<u64>, Option<Position>)> {
+        let group = match &query.group {
+            None => None,
+            Some(name) => Some(self.state.group(name)?.id),
         };
-        let start = step.arena.len() as u32;
-        event.encode(&mut step.arena);
-        let head =
-            AppendHead { for_group: Some(group.id), past: letter.attempts, forced: *force, ..AppendHead::default() };
-        step.items.push(Item::Append {
-            stream: origin,
-            start,
-            end: step.arena.len() as u32,
-            fingerprint: 0,
-            redriven: Some(Box::new(head)),
-        });
-        Ok(step.items.len() as u64)
+        let query = DeadQuery { limit: query.limit.clamp(1, limits::PAGE_MAX), ..query.clone() };
+        let (seqs, more) = {
+            let inner = stream.inner.lock();
+            inner.dead.as_ref().map(|dead| dead.select(&query, group)).unwrap_or_default()
+        };
+        let next = seqs.last().filter(|_| more).map(|seq| Position::number(*seq));
+        Ok((seqs, next))
+    }
+}
+
+#[async_trait]
+impl DeadLetters for Embedded {
+    async fn dead_letters(&self, stream: &StreamName, query: &DeadQuery) -> Result<Page<DeadLetter>> {
+        let stream = self.state.dead_stream(stream)?;
+        let (seqs, next) = self.select_dead(&stream, query)?;
+        let mut names = GroupNames::default();
+        let items = seqs.iter().map(|seq| self.load_dead(&stream, *seq, &mut names)).collect::<Result<_>>()?;
+        Ok(Page { items, next })
     }
 
-    /// Moves as many staged entries as fit one commit; returns where it stopped and what became of each.
-    pub(crate) async fn move_some(
-        &self,
-        stream: &Arc<Stream>,
-        step: &DeadStep,
-        staged: &[Result<u64, DeadStepStatus>],
-        from: usize,
-    ) -> Result<(usize, Vec<DeadStepStatus>)> {
-        let state = match step.action {
-            DeadAction::Reprocess { .. } => DeadState::Reprocessed,
-            DeadAction::Resolve => DeadState::Resolved,
-            DeadAction::Discard => DeadState::Discarded,
+    async fn dead_entries(&self, stream: &StreamName, query: &DeadQuery) -> Result<Page<DeadEntry>> {
+        let stream = self.state.dead_stream(stream)?;
+        let (seqs, next) = self.select_dead(&stream, query)?;
+        let known: Vec<_> = {
+            let inner = stream.inner.lock();
+            let Some(dead) = &inner.dead else { return Ok(Page { items: Vec::new(), next: None }) };
+            seqs.iter().filter_map(|seq| Some((*seq, dead.entries.get(seq)?.clone()))).collect()
         };
-        let mut commit = Step::new(Durability::Sync);
-        let mut entries = Vec::new();
-        let mut end = from;
-        for one in staged.iter().skip(from) {
-            if let Ok(seq) = one {
-                let went = self.prepare_dead(stream, *seq, &step.action, &mut commit)?;
-                entries.push((*seq, went));
-            }
-            end += 1;
-            if commit.bytes() > limits::COMMIT_BYTES_MAX {
-                break;
-            }
-        }
-        let mut appended = Vec::new();
-        if !entries.is_empty() {
-            commit.items.push(Item::DeadMove(Box::new(DeadMove {
-                stream: stream.id,
-                state,
-                at: self.state.clock.now(),
-                by: step.by.clone(),
-                note: step.note.clone(),
-                entries,
-            })));
-            appended = self.commit(commit).await?;
-        }
-        let mut appended = appended.into_iter().map(|appended| appended.position);
-        let became = staged.iter().take(end).skip(from).map(|one| match one {
-            Ok(_) => DeadStepStatus::Moved(appended.next()),
-            Err(status) => *status,
-        });
-        Ok((end, became.collect()))
+        let mut names = GroupNames::default();
+        let told = |(seq, entry): (u64, super::dead::DeadEntry)| {
+            Ok(DeadEntry {
+                id: Position::number(seq),
+                group: names.get(self, entry.group)?,
+                position: Position::number(entry.origin_seq),
+                state: entry.state,
+                class: entry.class,
+                failed_at: entry.failed_at,
+            })
+        };
+        Ok(Page { items: known.into_iter().map(told).collect::<Result<_>>()?, next })
+    }
+
+    async fn dead_letter(&self, stream: &StreamName, id: Position) -> Result<DeadLetter> {
+        let stream = self.state.dead_stream(stream)?;
+        self.load_dead(&stream, only_numbers(id)?, &mut GroupNames::default())
+    }
+
+    async fn move_dead(&self, step: &DeadStep) -> Result<Vec<DeadStepStatus>> {
+        self.move_all(step).await
+    }
+
+    async fn dead_report(&self, stream: &StreamName, since: Timestamp, until: Timestamp) -> Result<DeadReport> {
+        let stream = self.state.dead_stream(stream)?;
+        let (mut report, groups, parked) = {
+            let inner = stream.inner.lock();
+            let Some(dead) = &inner.dead else { return Ok(DeadReport::default()) };
+            let (report, groups) = dead.report(since, until);
+            (report, groups, dead.parked.clone())
+        };
+        let named = |counts: BTreeMap<u32, u64>| {
+            let name = |id: u32| self.group_by_id(id).map(|group| group.name.clone());
+            counts.into_iter().filter_map(|(id, count)| Some((name(id)?, count))).collect()
+        };
+        report.groups = named(groups);
+        report.parked = named(parked);
+        Ok(report)
+    }
+
+    async fn import_dead(&self, stream: &StreamName, letters: Vec<DeadImport>) -> Result<Vec<Appended>> {
+        let dead: Arc<Stream> = self.state.dead_stream(stream)?;
+        self.take_in(&dead, letters).await
     }
 }

@@ -139,7 +139,12 @@ impl Draft {
                     let slot = self.slot(stream);
                     self.slots[slot].assigned += 1;
                     let seq = self.slots[slot].assigned;
-                    let head = DeadHead { stream: stream.id, seq, failed_at: self.now, ..(**head).clone() };
+                    let mut head = DeadHead { stream: stream.id, seq, ..(**head).clone() };
+                    if head.imported.is_some() {
+                        answers.push(Appended { position: Position::number(seq), duplicate: false });
+                    } else {
+                        head.failed_at = self.now;
+                    }
                     let offset = frame.push(Kind::Dead, |out| {
                         head.encode(out);
                         out.extend_from_slice(event);

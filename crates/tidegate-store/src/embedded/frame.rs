@@ -52,6 +52,8 @@ pub(crate) enum Kind {
     Drop = 13,
     /// A copy of an `Append` or `Dead` record out of a segment that is cleaned.
     Moved = 14,
+    /// Ledger entries from before a time were forgotten.
+    Clean = 15,
     /// The footer of a sealed segment.
     Footer = 20,
 }
@@ -73,6 +75,7 @@ impl Kind {
             12 => Self::Forget,
             13 => Self::Drop,
             14 => Self::Moved,
+            15 => Self::Clean,
             20 => Self::Footer,
             _ => return None,
         })

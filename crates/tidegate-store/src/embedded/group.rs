@@ -364,7 +364,7 @@ impl GroupInner {
     }
 
     /// Makes sure that everything below `upto` has been looked at; what has not becomes ready.
-    fn cover(&mut self, upto: u64) {
+    pub(crate) fn cover(&mut self, upto: u64) {
         while self.cursor < upto {
             let seq = self.cursor;
             self.cursor += 1;

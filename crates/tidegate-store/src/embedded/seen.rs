@@ -128,6 +128,8 @@ pub(crate) struct Seen {
     /// Entries that may lie in memory before they are frozen.
     active_max: usize,
     forgotten: FastMap<Fingerprint, i64>,
+    /// What is older was forgotten by hand, in milliseconds since 1970.
+    floor: i64,
 }
 
 /// What a checkpoint keeps: the runs by name, the rest whole.
@@ -136,6 +138,7 @@ pub(crate) struct SeenImage {
     entries: Vec<(u128, u64, i64)>,
     runs: Vec<RunName>,
     forgotten: Vec<(u128, i64)>,
+    floor: i64,
 }
 
 impl SeenImage {
@@ -181,6 +184,7 @@ impl Seen {
             entries_max,
             active_max,
             forgotten: FastMap::default(),
+            floor: i64::MIN,
         }
     }
 
@@ -193,7 +197,7 @@ impl Seen {
 
     /// Looks a fingerprint up; entries older than the window do not count.
     pub(crate) fn get(&self, fingerprint: Fingerprint, now: Timestamp) -> Result<Option<Mark>> {
-        let oldest = now.minus(self.keep).as_millis();
+        let oldest = self.oldest(now);
         let fresh = |mark: &Mark| mark.at >= oldest;
         if let Some(mark) = self.active.get(&fingerprint) {
             return Ok(Some(*mark).filter(fresh));
@@ -213,6 +217,18 @@ impl Seen {
             }
         }
         Ok(None)
+    }
+
+    /// Returns the time before which nothing counts.
+    fn oldest(&self, now: Timestamp) -> i64 {
+        now.minus(self.keep).as_millis().max(self.floor)
+    }
+
+    /// Forgets what is older than a time; what shares a run with newer ones is freed with it.
+    pub(crate) fn forget_before(&mut self, floor: i64) {
+        self.floor = self.floor.max(floor);
+        self.runs.retain(|run| run.name.newest >= floor);
+        self.active.retain(|_, mark| mark.at >= floor);
     }
 
     /// Forgets one fingerprint; true when it was there.
@@ -249,6 +265,7 @@ impl Seen {
             entries,
             runs: self.runs.iter().map(|run| run.name.clone()).collect(),
             forgotten: self.forgotten.iter().map(|(fingerprint, at)| (*fingerprint, *at)).collect(),
+            floor: self.floor,
         }
     }
 
@@ -259,6 +276,7 @@ impl Seen {
             self.active.entry(fingerprint).or_insert(Mark { number, at });
         }
         self.forgotten = image.forgotten.into_iter().collect();
+        self.floor = image.floor;
         let mut faults = Vec::new();
         for name in image.runs {
             match Run::open(dir, name) {
@@ -295,7 +313,7 @@ impl Seen {
 
     /// Drops what is too old or too much; the files go when no checkpoint names them.
     fn expire(&mut self, now: Timestamp) {
-        let oldest = now.minus(self.keep).as_millis();
+        let oldest = self.oldest(now);
         self.runs.retain(|run| run.name.newest >= oldest);
         self.forgotten.retain(|_, at| *at >= oldest);
         let mut count = self.len();

@@ -152,6 +152,7 @@ impl Embedded {
             message: failure.message.as_str().into(),
             config: config.clone(),
             attempts,
+            imported: None,
         };
         Ok(Item::Dead { stream, head: Box::new(head), event: event_bytes(&found)? })
     }

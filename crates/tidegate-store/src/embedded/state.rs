@@ -200,6 +200,15 @@ impl State {
                 });
                 forgotten.map(drop)
             }
+            Kind::Clean => {
+                let (group, numbers) = body::read_numbers(&record.body)?;
+                self.with_group(group, at, |group| {
+                    if let (Some(seen), [before]) = (&mut group.inner.lock().ledger, &numbers[..]) {
+                        seen.forget_before(i64::try_from(*before).unwrap_or(i64::MAX));
+                    }
+                });
+                Ok(())
+            }
             Kind::DeadMove => self.apply_dead_move(at, &record.body),
             Kind::Stream | Kind::Group | Kind::Ungroup | Kind::State => self.apply_registry(at, record),
             Kind::Start | Kind::End | Kind::Footer => Ok(()),
@@ -322,7 +331,7 @@ impl State {
                 };
             }
             Kind::Start | Kind::End | Kind::Append | Kind::Settle | Kind::Dead | Kind::DeadMove => {}
-            Kind::Mark | Kind::Forget | Kind::Drop | Kind::Moved | Kind::Footer => {}
+            Kind::Mark | Kind::Forget | Kind::Clean | Kind::Drop | Kind::Moved | Kind::Footer => {}
         }
         Ok(())
     }

@@ -5,10 +5,11 @@ use std::sync::{Arc, atomic::Ordering};
 use async_trait::async_trait;
 use bytestring::ByteString;
 use tidegate_core::{
+    clock::Timestamp,
     delivery::Position,
     fault::Result,
     names::GroupName,
-    store::{GroupStatus, Ledger, LedgerStatus, StreamStatus},
+    store::{GroupStatus, Ledger, LedgerEntry, LedgerStatus, StreamStatus},
 };
 
 use super::{Embedded, body, claim::stored, frame::Kind, group::Group, stream::Stream};
@@ -67,6 +68,7 @@ impl Embedded {
             scheduled: inner.due.len() as u64 - due,
             in_flight: inner.in_flight,
             dead: inner.counts.dead,
+            parked: 0,
             expired: inner.counts.expired,
             dropped: inner.counts.dropped,
             oldest_waiting: None,
@@ -74,11 +76,15 @@ impl Embedded {
             leases_lost: inner.leases_lost,
         };
         drop(inner);
+        let parked = self.state.dead_stream(&group.stream.name).ok().and_then(|dead| {
+            let inner = dead.inner.lock();
+            inner.dead.as_ref().and_then(|dead| dead.parked.get(&group.id).copied())
+        });
         let accepted_at = oldest.and_then(|(seq, at)| {
             let found = group.stream.read_one(seq, at, &self.state.reader, &self.state.open).ok()?;
             stored(&found).ok().map(|(at, _)| at)
         });
-        Ok(GroupStatus { oldest_waiting: accepted_at.map(|at| now.since(at)), ..status })
+        Ok(GroupStatus { parked: parked.unwrap_or(0), oldest_waiting: accepted_at.map(|at| now.since(at)), ..status })
     }
 }
 
@@ -104,6 +110,25 @@ impl Ledger for Embedded {
         let mut body = Vec::new();
         body::put_forget(&mut body, group.id, self.state.key.of(source, id), self.state.clock.now());
         self.commit(self.raw(Kind::Forget, body)).await.map(|_| true)
+    }
+
+    async fn ledger_entry(&self, group: &GroupName, source: &str, id: &str) -> Result<Option<LedgerEntry>> {
+        let group = self.state.group(group)?;
+        let inner = group.inner.lock();
+        let Some(seen) = &inner.ledger else { return Ok(None) };
+        let mark = seen.get(self.state.key.of(source, id), self.state.clock.now())?;
+        Ok(mark
+            .map(|mark| LedgerEntry { position: Position::number(mark.number), at: Timestamp::from_millis(mark.at) }))
+    }
+
+    async fn clean_ledger(&self, group: &GroupName, before: Timestamp) -> Result<u64> {
+        let group = self.state.group(group)?;
+        let remembered = || group.inner.lock().ledger.as_ref().map_or(0, super::seen::Seen::len);
+        let known = remembered();
+        let mut body = Vec::new();
+        body::put_numbers(&mut body, group.id, &[before.as_millis().max(0).unsigned_abs()]);
+        self.commit(self.raw(Kind::Clean, body)).await?;
+        Ok(known.saturating_sub(remembered()))
     }
 
     async fn ledger_status(&self, group: &GroupName) -> Result<LedgerStatus> {

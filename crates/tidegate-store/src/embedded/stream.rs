@@ -16,7 +16,7 @@ use tidegate_core::{
     fault::{Fault, FaultKind, Result},
     limits,
     names::StreamName,
-    store::{DedupeWindow, Durability, Retain, StreamSpec},
+    store::{DeadKeep, DedupeWindow, Durability, Retain, StreamSpec},
 };
 
 use super::{
@@ -44,6 +44,8 @@ pub(crate) struct StreamDecl {
     pub(crate) drop_unsettled: bool,
     pub(crate) max_backlog: Option<u64>,
     pub(crate) dedupe: Option<(Duration, u64)>,
+    pub(crate) dead_parked: Option<Duration>,
+    pub(crate) dead_settled: Duration,
 }
 
 impl StreamDecl {
@@ -62,6 +64,8 @@ impl StreamDecl {
             drop_unsettled: spec.retain.drop_unsettled,
             max_backlog: spec.max_backlog,
             dedupe: spec.dedupe.map(|dedupe| (dedupe.window, dedupe.entries)),
+            dead_parked: spec.dead.parked,
+            dead_settled: spec.dead.settled,
         }
     }
 
@@ -81,6 +85,7 @@ impl StreamDecl {
             },
             max_backlog: self.max_backlog,
             dedupe: self.dedupe.map(|(window, entries)| DedupeWindow { window, entries }),
+            dead: DeadKeep { parked: self.dead_parked, settled: self.dead_settled },
         }
     }
 }

@@ -5,16 +5,18 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
+use bytestring::ByteString;
 use parking_lot::Mutex;
 use tidegate_core::{
     fault::{Fault, Result},
     limits,
-    store::Durability,
+    store::{DeadState, Durability},
 };
 use tokio::sync::oneshot;
 
 use super::{
-    body, checkpoint,
+    body::{self, DeadMove},
+    checkpoint,
     commit::{Item, Queue, Step},
     frame::Kind,
     group::Group,
@@ -81,6 +83,7 @@ impl Upkeep {
         // Sealing takes its time, and the committer may have used up all that was ready.
         self.fill_spares()?;
         self.drop_overdue()?;
+        self.expire_dead()?;
         self.trim();
         self.sample_rates();
         let clean = self.clean()?;
@@ -182,14 +185,14 @@ impl Upkeep {
     pub(crate) fn trim(&self) {
         let now = self.state.clock.now();
         for stream in self.everything().0 {
-            let horizon = stream.horizon(now);
             if stream.name.is_dead_letters() {
-                let mut inner = stream.inner.lock();
-                if let (Some(dead), Some(horizon)) = (&mut inner.dead, horizon) {
+                let horizon = now.minus(stream.spec.read().dead.settled);
+                if let Some(dead) = &mut stream.inner.lock().dead {
                     dead.forget(horizon);
                 }
                 continue;
             }
+            let horizon = stream.horizon(now);
             let wanted = self.retained_from(&stream, horizon);
             let groups = stream.groups.read();
             let floor = groups.iter().map(|group| group.inner.lock().cursor).min().unwrap_or(u64::MAX);
@@ -203,6 +206,39 @@ impl Upkeep {
         for stream in self.everything().0 {
             if stream.spec.read().retain.drop_unsettled {
                 self.drop_unsettled(&stream, self.retained_from(&stream, stream.horizon(now)))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives up dead letters that waited too long for somebody.
+    fn expire_dead(&self) -> Result<()> {
+        let now = self.state.clock.now();
+        for stream in self.everything().0 {
+            let Some(keep) = stream.spec.read().dead.parked.filter(|_| stream.name.is_dead_letters()) else { continue };
+            loop {
+                let overdue = match &mut stream.inner.lock().dead {
+                    Some(dead) => dead.overdue(now.minus(keep), limits::DEAD_STEP_MAX),
+                    None => Vec::new(),
+                };
+                if overdue.is_empty() {
+                    break;
+                }
+                let mut step = Step::new(Durability::Sync);
+                step.items.push(Item::DeadMove(Box::new(DeadMove {
+                    stream: stream.id,
+                    state: Some(DeadState::Expired),
+                    at: now,
+                    by: "retention".into(),
+                    note: ByteString::new(),
+                    job: ByteString::new(),
+                    entries: overdue.iter().map(|seq| (*seq, 0)).collect(),
+                })));
+                self.commit(step).inspect_err(|_| {
+                    if let Some(dead) = &mut stream.inner.lock().dead {
+                        dead.unmark(&overdue);
+                    }
+                })?;
             }
         }
         Ok(())
@@ -458,8 +494,17 @@ impl Living {
             let elsewhere = inner.moved.range(first..=last).filter(|(_, at)| at.segment() != segment);
             living.elsewhere = elsewhere.map(|(seq, _)| *seq).collect();
             if let Some(dead) = &inner.dead {
-                living.few = dead.entries.range(first..=last).map(|(seq, _)| *seq).collect();
-                tail = u64::MAX;
+                // Listed only where few are left: with many, the segment stays as it is.
+                living.elsewhere.retain(|seq| dead.entries.contains_key(seq));
+                let count = dead.entries.range(first..=last).count() as u64;
+                if count * CLEAN_BELOW < last + 1 - first {
+                    living.few = dead.entries.range(first..=last).map(|(seq, _)| *seq).collect();
+                    tail = u64::MAX;
+                } else {
+                    living.tail = Some(first);
+                    living.count = count.saturating_sub(living.elsewhere.len() as u64);
+                    return living;
+                }
             }
         }
         if tail < u64::MAX {

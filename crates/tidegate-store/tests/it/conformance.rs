@@ -34,5 +34,5 @@ macro_rules! concerns {
 }
 
 concerns! {
-    append, read, claim, fencing, settle, schedule, order, ledger, dead, retention, group, state, whereabouts, restart,
+    append, read, claim, fencing, settle, schedule, order, ledger, dead, desk, retention, group, state, whereabouts, restart,
 }

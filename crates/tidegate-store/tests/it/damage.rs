@@ -9,7 +9,8 @@ use tidegate_core::{
     fault::{FaultKind, Result},
     names::{GroupName, StreamName},
     store::{
-        Broker as _, Claim, Durability, GroupSpec, GroupStatus, Ledger as _, OnFailure, Retain, Start, StreamSpec,
+        Broker as _, Claim, DeadLetters, Durability, GroupSpec, GroupStatus, Ledger as _, OnFailure, Retain, Start,
+        StreamSpec,
     },
 };
 use tidegate_store::embedded::{self, Embedded, EmbeddedOptions};
@@ -39,6 +40,7 @@ async fn furnished(clock: &Clock) -> SimDisk {
         retain: Retain::default(),
         max_backlog: None,
         dedupe: None,
+        dead: tidegate_core::store::DeadKeep::default(),
     };
     store.declare_stream(&spec).await.unwrap();
     let spec = GroupSpec {

@@ -42,6 +42,7 @@ async fn declare(store: &Embedded) {
         retain: Retain { count: Some(500), ..Retain::default() },
         max_backlog: None,
         dedupe: None,
+        dead: tidegate_core::store::DeadKeep::default(),
     };
     store.declare_stream(&spec).await.unwrap();
     let spec = GroupSpec {

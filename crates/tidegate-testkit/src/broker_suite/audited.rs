@@ -12,8 +12,9 @@ use tidegate_core::{
     fault::Result,
     names::{GroupName, StreamName},
     store::{
-        Appended, Broker, Claim, Claimed, DeadLetter, DeadQuery, DeadReport, DeadStep, DeadStepStatus, GroupSpec,
-        GroupStatus, Ledger, LedgerStatus, Page, Promises, Store, StoreStatus, Stored, StreamSpec, StreamStatus,
+        Appended, Broker, Claim, Claimed, DeadEntry, DeadImport, DeadLetter, DeadLetters, DeadQuery, DeadReport,
+        DeadStep, DeadStepStatus, GroupSpec, GroupStatus, Ledger, LedgerEntry, LedgerStatus, Page, Promises, Store,
+        StoreStatus, Stored, StreamSpec, StreamStatus,
     },
     whereabouts::{Find, Finding, Standing, Steps},
 };
@@ -139,6 +140,10 @@ impl Broker for Audited {
         answer
     }
 
+    async fn unsettled(&self, group: &GroupName, positions: &[Position]) -> Result<Vec<Option<u32>>> {
+        self.store().unsettled(group, positions).await
+    }
+
     async fn settle(&self, settled: Vec<Settled>) -> Result<Vec<SettleStatus>> {
         let count = settled.len();
         let answer = self.store().settle(settled).await;
@@ -163,27 +168,6 @@ impl Broker for Audited {
 
     async fn group(&self, group: &GroupName) -> Result<GroupStatus> {
         self.store().group(group).await
-    }
-
-    async fn dead_letters(&self, stream: &StreamName, query: &DeadQuery) -> Result<Page<DeadLetter>> {
-        self.store().dead_letters(stream, query).await
-    }
-
-    async fn dead_letter(&self, stream: &StreamName, id: Position) -> Result<DeadLetter> {
-        self.store().dead_letter(stream, id).await
-    }
-
-    async fn move_dead(&self, step: &DeadStep) -> Result<Vec<DeadStepStatus>> {
-        let answer = self.store().move_dead(step).await;
-        if let Ok(statuses) = &answer {
-            assert_eq!(statuses.len(), step.ids.len(), "one answer per dead letter");
-        }
-        self.audit("move_dead").await;
-        answer
-    }
-
-    async fn dead_report(&self, stream: &StreamName, since: Timestamp) -> Result<DeadReport> {
-        self.store().dead_report(stream, since).await
     }
 
     async fn find(&self, ask: &Find) -> Result<Finding> {
@@ -233,7 +217,53 @@ impl Ledger for Audited {
         answer
     }
 
+    async fn ledger_entry(&self, group: &GroupName, source: &str, id: &str) -> Result<Option<LedgerEntry>> {
+        self.store().ledger_entry(group, source, id).await
+    }
+
+    async fn clean_ledger(&self, group: &GroupName, before: Timestamp) -> Result<u64> {
+        self.store().clean_ledger(group, before).await
+    }
+
     async fn ledger_status(&self, group: &GroupName) -> Result<LedgerStatus> {
         self.store().ledger_status(group).await
+    }
+}
+
+#[async_trait]
+impl DeadLetters for Audited {
+    async fn dead_letters(&self, stream: &StreamName, query: &DeadQuery) -> Result<Page<DeadLetter>> {
+        self.store().dead_letters(stream, query).await
+    }
+
+    async fn dead_entries(&self, stream: &StreamName, query: &DeadQuery) -> Result<Page<DeadEntry>> {
+        self.store().dead_entries(stream, query).await
+    }
+
+    async fn dead_letter(&self, stream: &StreamName, id: Position) -> Result<DeadLetter> {
+        self.store().dead_letter(stream, id).await
+    }
+
+    async fn move_dead(&self, step: &DeadStep) -> Result<Vec<DeadStepStatus>> {
+        let answer = self.store().move_dead(step).await;
+        if let Ok(statuses) = &answer {
+            assert_eq!(statuses.len(), step.ids.len(), "one answer per dead letter");
+        }
+        self.audit("move_dead").await;
+        answer
+    }
+
+    async fn dead_report(&self, stream: &StreamName, since: Timestamp, until: Timestamp) -> Result<DeadReport> {
+        self.store().dead_report(stream, since, until).await
+    }
+
+    async fn import_dead(&self, stream: &StreamName, letters: Vec<DeadImport>) -> Result<Vec<Appended>> {
+        let count = letters.len();
+        let answer = self.store().import_dead(stream, letters).await;
+        if let Ok(answers) = &answer {
+            assert_eq!(answers.len(), count, "one answer per dead letter");
+        }
+        self.audit("import_dead").await;
+        answer
     }
 }

@@ -10,8 +10,9 @@ use tidegate_core::{
     fault::{Failure, FaultClass, Result},
     names::{GroupName, StreamName},
     store::{
-        Broker as _, Claim, Claimed, DeadAction, DeadLetter, DeadQuery, DeadStep, DeadStepStatus, Durability,
-        GroupSpec, GroupStatus, Ledger as _, OnFailure, Retain, Start, Store, Stored, StreamSpec, StreamStatus,
+        Broker as _, Claim, Claimed, DeadAction, DeadLetter, DeadLetters as _, DeadQuery, DeadStep, DeadStepStatus,
+        Durability, GroupSpec, GroupStatus, Ledger as _, OnFailure, Retain, Start, Store, Stored, StreamSpec,
+        StreamStatus,
     },
 };
 
@@ -66,6 +67,7 @@ pub(super) fn stream_spec(name: &str) -> StreamSpec {
         retain: Retain::default(),
         max_backlog: None,
         dedupe: None,
+        dead: tidegate_core::store::DeadKeep::default(),
     }
 }
 
@@ -349,8 +351,16 @@ impl Case {
 
 /// A step on dead letters of [`STREAM`].
 pub(super) fn step(ids: &[Position], action: DeadAction) -> DeadStep {
-    DeadStep { stream: stream_name(STREAM), ids: ids.to_vec(), action, by: "somebody".into(), note: "because".into() }
+    DeadStep {
+        stream: stream_name(STREAM),
+        ids: ids.to_vec(),
+        action,
+        by: "somebody".into(),
+        note: "because".into(),
+        job: "job".into(),
+        progress: None,
+    }
 }
 
 /// Back into the stream, once.
-pub(super) const REPROCESS: DeadAction = DeadAction::Reprocess { force: false, edited: None };
+pub(super) const REPROCESS: DeadAction = DeadAction::Reprocess { force: false, edited: Vec::new() };

@@ -9,7 +9,8 @@ use tidegate_core::{
     limits,
     order::OrderBy,
     store::{
-        Broker as _, DeadAction, DeadLetter, DeadQuery, DeadState, DeadStep, DeadStepStatus, GroupSpec, OnFailure,
+        Broker as _, DeadAction, DeadLetter, DeadLetters as _, DeadQuery, DeadState, DeadStep, DeadStepStatus,
+        GroupSpec, OnFailure,
     },
 };
 
@@ -18,7 +19,8 @@ use super::case::{
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
-const ALL: DeadQuery = DeadQuery { state: None, group: None, before: None, since: None, limit: 100 };
+const ALL: DeadQuery =
+    DeadQuery { state: None, group: None, before: None, since: None, after: None, until: None, limit: 100 };
 
 fn names(letters: &[DeadLetter]) -> Vec<&str> {
     letters.iter().map(|letter| &*letter.event.id).collect()
@@ -206,7 +208,7 @@ pub(super) async fn forced_runs_again_even_when_done(case: Case) {
     case.move_dead(&[id], REPROCESS).await;
     let first = case.claim_one("1").await;
     case.settle(&first, DONE).await;
-    let force = DeadAction::Reprocess { force: true, edited: None };
+    let force = DeadAction::Reprocess { force: true, edited: Vec::new() };
     let answer = case.move_dead(&[id], force).await;
     assert!(matches!(answer[..], [DeadStepStatus::Moved(Some(_))]), "{answer:?}");
     let second = case.claim_one("1").await;
@@ -220,10 +222,8 @@ pub(super) async fn an_edited_event_runs_and_the_original_stays(case: Case) {
     let letter = case.bury_new("1", "bad").await;
     let mut edited = letter.event.clone();
     edited.data = Data::Json("{\"mended\":true}".into());
-    let action = |event: &tidegate_core::event::Event| DeadAction::Reprocess {
-        force: false,
-        edited: Some(Box::new(event.clone())),
-    };
+    let action =
+        |event: &tidegate_core::event::Event| DeadAction::Reprocess { force: false, edited: vec![event.clone()] };
     for (name, value) in [("id", "2"), ("source", "/elsewhere")] {
         let mut foreign = edited.clone();
         if name == "id" {
@@ -327,7 +327,7 @@ pub(super) async fn the_report_counts(case: Case) {
     let failure = Failure::new(FaultClass::Poison, "crashed");
     case.settle(&other[0], Settlement::Bury { failure, config: "c".into() }).await;
     case.move_dead(&[two.id], DeadAction::Resolve).await;
-    let report = case.store.dead_report(&stream_name(STREAM), since).await.unwrap();
+    let report = case.store.dead_report(&stream_name(STREAM), since, case.now().plus(MINUTE)).await.unwrap();
     assert_eq!(report.total, 3);
     let mut states = report.states.clone();
     states.retain(|(_, count)| *count > 0);
@@ -350,9 +350,13 @@ pub(super) async fn the_report_counts(case: Case) {
     assert_eq!(classes, [(FaultClass::Invalid, 2), (FaultClass::Poison, 1)]);
     assert_eq!(report.oldest, Some(oldest.failed_at));
     assert_eq!(sorted(report.parked), [(group_name(GROUP), 2), (group_name("h"), 1)]);
-    let whole = case.store.dead_report(&stream_name(STREAM), started).await.unwrap();
+    let whole = case.store.dead_report(&stream_name(STREAM), started, case.now().plus(MINUTE)).await.unwrap();
     assert_eq!(whole.total, 4);
-    let none = case.store.dead_report(&stream_name(STREAM), case.now().plus(MINUTE)).await.unwrap();
+    let none = case
+        .store
+        .dead_report(&stream_name(STREAM), case.now().plus(MINUTE), case.now().plus(MINUTE * 2))
+        .await
+        .unwrap();
     assert_eq!(none.total, 0);
 }
 

@@ -415,7 +415,10 @@ impl Model {
 
     fn move_dead(&mut self, step: &DeadStep, fresh: &mut Fresh) -> Result<(), String> {
         let stream = step.stream.origin();
-        for id in &step.ids {
+        if let Some((key, value)) = &step.progress {
+            self.states.insert(key.clone(), value.clone());
+        }
+        for (index, id) in step.ids.iter().enumerate() {
             let letters = self.letters.entry(stream.clone()).or_default();
             let Some(letter) = letters.iter_mut().find(|letter| letter.id == Some(*id)) else { continue };
             match &step.action {
@@ -426,7 +429,7 @@ impl Model {
                     }
                     letter.state = DeadState::Reprocessed;
                     let letter = letter.clone();
-                    let event = edited.as_deref().unwrap_or(&letter.event);
+                    let event = edited.get(index).unwrap_or(&letter.event);
                     let position = self.take(&stream, event, Some(&letter.group), letter.attempts, fresh)?;
                     if let Some(facts) = self.stream(&stream).events.get_mut(&position) {
                         facts.forced = *force;
@@ -435,6 +438,7 @@ impl Model {
                 DeadAction::Resolve if letter.state == DeadState::Parked => letter.state = DeadState::Resolved,
                 DeadAction::Discard if letter.state == DeadState::Parked => letter.state = DeadState::Discarded,
                 DeadAction::Resolve | DeadAction::Discard => {}
+                DeadAction::Recall | DeadAction::Purge => return Err("the model knows no such step".to_owned()),
             }
         }
         Ok(())

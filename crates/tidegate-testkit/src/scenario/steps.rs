@@ -10,7 +10,8 @@ use tidegate_core::{
     names::{GroupName, StreamName},
     order::OrderBy,
     store::{
-        DeadAction, DeadState, DeadStep, DedupeWindow, Durability, GroupSpec, OnFailure, Retain, Start, StreamSpec,
+        DeadAction, DeadKeep, DeadState, DeadStep, DedupeWindow, Durability, GroupSpec, OnFailure, Retain, Start,
+        StreamSpec,
     },
 };
 
@@ -43,6 +44,7 @@ fn stream(name: &str) -> StreamSpec {
         },
         max_backlog: (name == "bounded").then_some(60),
         dedupe: (name == "windowed").then_some(window),
+        dead: DeadKeep::default(),
     }
 }
 
@@ -245,20 +247,30 @@ fn move_dead(world: &mut World<'_>) -> Judged {
         2 => {
             let Some((id, _, event, _)) = world.rng.choice(&letters).cloned() else { return Ok(()) };
             let edited = event.with_data(Data::Text("edited".into()));
-            (DeadAction::Reprocess { force: false, edited: Some(Box::new(edited)) }, vec![id])
+            (DeadAction::Reprocess { force: false, edited: vec![edited] }, vec![id])
         }
         3 => {
             let Some((id, state, event, group)) = world.rng.choice(&letters).cloned() else { return Ok(()) };
             // Forcing lets the ledger forget; that must not meet another event of the same name.
             let force = matches!(state, DeadState::Parked | DeadState::Reprocessed) && !has_open(world, &group, &event);
-            (DeadAction::Reprocess { force, edited: None }, vec![id])
+            (DeadAction::Reprocess { force, edited: Vec::new() }, vec![id])
         }
-        _ => (DeadAction::Reprocess { force: false, edited: None }, pick(world, &letters)),
+        _ => (DeadAction::Reprocess { force: false, edited: Vec::new() }, pick(world, &letters)),
     };
     if ids.is_empty() {
         return Ok(());
     }
-    let step = DeadStep { stream: stream.dead_letters(), ids, action, by: "sim".into(), note: "because".into() };
+    // What a job knows of its progress is there exactly when the step is.
+    let progress = world.rng.bool().then(|| ("desk/job".to_owned(), vec![world.rng.u8(..)]));
+    let step = DeadStep {
+        stream: stream.dead_letters(),
+        ids,
+        action,
+        by: "sim".into(),
+        note: "because".into(),
+        job: "job".into(),
+        progress,
+    };
     world.perform(&Op::MoveDead(step)).map(drop)
 }
 

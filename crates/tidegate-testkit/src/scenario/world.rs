@@ -544,6 +544,8 @@ fn judge_move(action: &DeadAction, state: Option<DeadState>, status: DeadStepSta
     let moves = match action {
         DeadAction::Reprocess { force, .. } => parked || *force && state == DeadState::Reprocessed,
         DeadAction::Resolve | DeadAction::Discard => parked,
+        DeadAction::Recall => state == DeadState::Reprocessed,
+        DeadAction::Purge => !parked,
     };
     let fits = match status {
         DeadStepStatus::Moved(went) => moves && went.is_some() == matches!(action, DeadAction::Reprocess { .. }),

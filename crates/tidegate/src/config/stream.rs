@@ -27,6 +27,8 @@ pub struct StreamConfig {
     pub on_full: OnFull,
     /// Window in which a repeated publish of one `source` and `id` is answered with the first position.
     pub dedupe: Switch<DedupeConfig>,
+    /// How long dead letters of this stream are kept.
+    pub dead_letters: DeadLettersConfig,
 }
 
 impl Default for StreamConfig {
@@ -37,6 +39,7 @@ impl Default for StreamConfig {
             max_backlog: Switch::On(1_000_000),
             on_full: OnFull::Reject,
             dedupe: Switch::default(),
+            dead_letters: DeadLettersConfig::default(),
         }
     }
 }
@@ -79,6 +82,22 @@ pub struct DedupeConfig {
 impl Default for DedupeConfig {
     fn default() -> Self {
         Self { window: Time::from_secs(600), entries: 100_000 }
+    }
+}
+
+/// How long dead letters are kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct DeadLettersConfig {
+    /// Those that wait for somebody expire when they are older than this; `off`: they wait for ever.
+    pub expire: Switch<Time>,
+    /// Those that were reprocessed, resolved, discarded or that expired stay readable for this time.
+    pub keep: Time,
+}
+
+impl Default for DeadLettersConfig {
+    fn default() -> Self {
+        Self { expire: Switch::Off, keep: Time::from_secs(7 * 86_400) }
     }
 }
 
@@ -177,6 +196,10 @@ impl StreamConfig {
                 .dedupe
                 .on()
                 .map(|dedupe| store::DedupeWindow { window: dedupe.window.get(), entries: dedupe.entries }),
+            dead: store::DeadKeep {
+                parked: self.dead_letters.expire.on().map(|expire| expire.get()),
+                settled: self.dead_letters.keep.get(),
+            },
         }
     }
 
@@ -193,6 +216,9 @@ impl StreamConfig {
         positive(retain.at("count"), self.retain.count.on().is_none_or(|count| *count > 0));
         positive(retain.at("bytes"), self.retain.bytes.on().is_none_or(|bytes| bytes.get() > 0));
         positive(here.at("max_backlog"), self.max_backlog.on().is_none_or(|backlog| *backlog > 0));
+        let dead = here.at("dead_letters");
+        positive(dead.at("expire"), self.dead_letters.expire.on().is_none_or(|expire| !expire.is_zero()));
+        dead.at("keep").require(!self.dead_letters.keep.is_zero(), || "must be more than zero".to_owned());
         if let Some(dedupe) = self.dedupe.on() {
             let here = here.at("dedupe");
             here.at("window")

@@ -152,7 +152,7 @@ async fn work(mut call: Call, verb: Verb) -> Result<Response, Problem> {
     let ask: MoveAsk = parse(&body)?;
     check(&ask, verb)?;
     let action = match verb {
-        Verb::Reprocess => DeadAction::Reprocess { force: ask.force, edited: None },
+        Verb::Reprocess => DeadAction::Reprocess { force: ask.force, edited: Vec::new() },
         Verb::Resolve => DeadAction::Resolve,
         Verb::Discard => DeadAction::Discard,
     };
@@ -226,7 +226,7 @@ fn turn(api: &Api) -> Result<tokio::sync::MutexGuard<'_, ()>> {
 /// Writes down which entries are meant, oldest first.
 async fn select(api: &Api, stream: &StreamName, ask: &MoveAsk) -> Result<Vec<Position>> {
     let mut query =
-        DeadQuery { state: ask.state.state(), group: ask.group.clone(), before: None, since: None, limit: READ_STEP };
+        DeadQuery { state: ask.state.state(), group: ask.group.clone(), limit: READ_STEP, ..DeadQuery::default() };
     let mut ids = Vec::new();
     loop {
         let step = api.store.dead_letters(stream, &query).await?;
@@ -318,6 +318,8 @@ impl Mover<'_> {
             action: self.action.clone(),
             by: self.call.actor.name.clone(),
             note: ByteString::from(self.reason),
+            job: ByteString::new(),
+            progress: None,
         };
         self.api.store.move_dead(&step).await
     }
