@@ -1,6 +1,6 @@
 //! User code, and every sink: takes deliveries, says what became of each.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 
@@ -30,6 +30,51 @@ pub trait Handler: Send + Sync {
     /// Whether it runs inside this process, so that a crash of it can be a crash of the node.
     fn in_process(&self) -> bool {
         true
+    }
+}
+
+/// A handler made of a function that takes one delivery.
+pub struct FromFn<F>(F);
+
+/// Makes a handler out of a function that takes one delivery and says what became of it.
+///
+/// ```
+/// use tidegate_core::{delivery::{Delivery, Outcome}, fault::{Failure, FaultClass}, handler};
+///
+/// let handler = handler::from_fn(|delivery: Delivery| async move {
+///     match delivery.event.subject() {
+///         Some(_) => Outcome::DONE,
+///         None => Outcome::Reject(Failure::new(FaultClass::Invalid, "an order names its customer")),
+///     }
+/// });
+/// # drop(handler);
+/// ```
+pub fn from_fn<F, R>(work: F) -> Arc<FromFn<F>>
+where
+    F: Fn(Delivery) -> R + Send + Sync,
+    R: Future<Output = Outcome> + Send,
+{
+    Arc::new(FromFn(work))
+}
+
+impl<F> fmt::Debug for FromFn<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FromFn")
+    }
+}
+
+#[async_trait]
+impl<F, R> Handler for FromFn<F>
+where
+    F: Fn(Delivery) -> R + Send + Sync,
+    R: Future<Output = Outcome> + Send,
+{
+    async fn handle(&self, _cx: &Context, batch: &[Delivery]) -> Vec<Outcome> {
+        let mut outcomes = Vec::with_capacity(batch.len());
+        for delivery in batch {
+            outcomes.push((self.0)(delivery.clone()).await);
+        }
+        outcomes
     }
 }
 

@@ -75,6 +75,20 @@ pub struct StreamSpec {
     pub dead: DeadKeep,
 }
 
+impl StreamSpec {
+    /// A stream with the settings that a configuration without any would give it: `durability: sync`, settled events
+    /// kept for seven days, a backlog of at most a million, repeats recognised for ten minutes.
+    pub fn new(name: StreamName) -> Self {
+        Self {
+            name,
+            durability: Durability::Sync,
+            retain: Retain { age: Some(Duration::from_secs(7 * 86_400)), ..Retain::default() },
+            max_backlog: Some(1_000_000),
+            dedupe: Some(DedupeWindow { window: Duration::from_secs(600), entries: 100_000 }),
+        }
+    }
+}
+
 /// Where a new group starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Start {
@@ -112,6 +126,22 @@ pub struct GroupSpec {
     pub ledger: Option<Duration>,
     /// Whether each claim is made durable before it is handed out, so that a handler that kills the process is counted.
     pub mark_claims: bool,
+}
+
+impl GroupSpec {
+    /// A group from the oldest event on, without order, that remembers for seven days what it has done. `mark_claims`
+    /// is on, as a handler in this process needs it.
+    pub fn new(name: GroupName, stream: StreamName) -> Self {
+        Self {
+            name,
+            stream,
+            start: Start::Earliest,
+            order_by: None,
+            on_failure: OnFailure::Skip,
+            ledger: Some(Duration::from_secs(7 * 86_400)),
+            mark_claims: true,
+        }
+    }
 }
 
 /// What an engine promises. Callers branch on this, never on the engine's name.

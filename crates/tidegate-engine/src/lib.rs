@@ -5,6 +5,7 @@
 mod group;
 mod groups;
 mod keeper;
+mod node;
 mod publisher;
 mod supervisor;
 mod task;
@@ -13,6 +14,7 @@ pub use self::{
     group::{GroupPolicy, GroupState, GroupView, Pause, PullStatus, Running},
     groups::Groups,
     keeper::GuardKeeper,
+    node::{Drained, Node},
     publisher::Publisher,
     supervisor::{Progress, Pulse, ServiceView, Supervisor},
     task::{Nudge, Task, TaskRunner, TaskView, Upkeep},

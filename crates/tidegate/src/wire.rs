@@ -24,7 +24,7 @@ use tidegate_core::{
     service::{self, Context, Stopper},
     store::Store,
 };
-use tidegate_engine::{GroupPolicy, Groups, GuardKeeper, Publisher, Supervisor, TaskRunner, Upkeep};
+use tidegate_engine::{self as engine, GroupPolicy, GuardKeeper};
 use tidegate_modules::{HttpClient, SinkParts, SourceConfig};
 use tokio::net::TcpListener;
 
@@ -34,10 +34,6 @@ use crate::{
     log::Log,
 };
 
-/// Period of the store's upkeep.
-const UPKEEP_EVERY: Duration = Duration::from_secs(1);
-/// How long what is told to stop may take once nothing is processed any more.
-const JOIN: Duration = Duration::from_secs(3);
 /// Running attempts that are named at a stop that is not clean.
 const STILL_RUNNING_SHOWN: usize = 20;
 /// Longest probe of one sink.
@@ -46,11 +42,7 @@ const PROBE: Duration = Duration::from_secs(10);
 /// A node that takes work.
 pub(crate) struct Node {
     pub(crate) addresses: Vec<SocketAddr>,
-    store: Arc<dyn Store>,
-    groups: Groups,
-    supervisor: Supervisor,
-    cx: Context,
-    stopper: Stopper,
+    inner: engine::Node,
     /// Stops the listeners, later than everything else: pull workers settle over them.
     doors: Stopper,
     grace: Duration,
@@ -72,10 +64,10 @@ impl Node {
         let notices = Notices::default();
         notices.listen(Log::new(clock.clone()));
         let metrics = Metrics::listening(&notices);
-        let (stopper, stop) = service::stop();
-        let cx = Context { clock: clock.clone(), stop, notices: notices.clone() };
-        let store = tidegate_store::open(config.engine.as_str(), &config.node.data, clock, notices.clone())?;
-        match Self::start(config, cx, stopper, metrics, store.clone()).await {
+        let store = tidegate_store::open(config.engine.as_str(), &config.node.data, clock.clone(), notices.clone())?;
+        let fingerprint = ByteString::from(config.fingerprint());
+        let inner = engine::Node::start(store.clone(), clock, notices.clone(), fingerprint);
+        match Self::start(config, inner, metrics, store.clone()).await {
             Ok(node) => {
                 notices.emit(&Notice::NodeReady { took: watch.elapsed() });
                 Ok(node)
@@ -89,43 +81,33 @@ impl Node {
         }
     }
 
-    async fn start(
-        config: &Config,
-        cx: Context,
-        stopper: Stopper,
-        metrics: Arc<Metrics>,
-        store: Arc<dyn Store>,
-    ) -> Result<Self> {
+    async fn start(config: &Config, inner: engine::Node, metrics: Arc<Metrics>, store: Arc<dyn Store>) -> Result<Self> {
+        let engine::Node { groups, supervisor, cx, .. } = &inner;
         for (name, stream) in &config.streams {
             store.declare_stream(&stream.spec(name)).await.map_err(|fault| fault.within(format!("stream {name}")))?;
         }
         let listeners = bind(config).await?;
-        let fingerprint = ByteString::from(config.fingerprint());
-        let supervisor = Supervisor::new(cx.clone());
-        let groups = Groups::new(store.clone(), cx.clone(), supervisor.clone(), fingerprint.clone());
-        let (guards, client) = (guards(config, &cx), HttpClient::open()?);
+        let (guards, client) = (guards(config, cx), HttpClient::open()?);
         for guard in &guards {
-            GuardKeeper::start(guard.clone(), store.clone(), &supervisor).await?;
+            GuardKeeper::start(guard.clone(), store.clone(), supervisor).await?;
         }
         for (name, settings) in &config.groups {
             let sink =
-                open_sink(settings, &guards, &client, &cx).map_err(|fault| fault.within(format!("group {name}")))?;
+                open_sink(settings, &guards, &client, cx).map_err(|fault| fault.within(format!("group {name}")))?;
             let handler = sink.map(|sink| sink as Arc<dyn Handler>);
             let mark_claims = handler.as_ref().is_some_and(|handler| handler.in_process());
             groups.add(&settings.spec(name, mark_claims), policy(name, settings), handler).await?;
         }
-        // Kept by the supervisor.
-        drop(TaskRunner::start(Upkeep::new(store.clone(), UPKEEP_EVERY), &supervisor));
         let control = Control::new(ControlParts {
             store: store.clone(),
             groups: groups.clone(),
-            publisher: Publisher::new(store.clone(), cx.clone()),
+            publisher: inner.publisher.clone(),
             guards,
             intakes: intakes(config),
             cx: cx.clone(),
             supervisor: supervisor.clone(),
             metrics,
-            config: fingerprint,
+            config: ByteString::from(config.fingerprint()),
             tokens: tokens(config),
             node: facts(config),
         })?;
@@ -139,43 +121,32 @@ impl Node {
         let listeners_file = config.node.data.join("run").join("listeners.json");
         write_listeners(&listeners_file, config, &addresses)?;
         let grace = config.shutdown.grace.get();
-        Ok(Self { addresses, store, groups, supervisor, cx, stopper, doors, grace, listeners_file })
+        Ok(Self { addresses, inner, doors, grace, listeners_file })
     }
 
     /// Stops: takes no new work, lets what is held finish until the grace is over or `hurry` comes, closes the store.
     /// Returns whether nothing had to be dropped.
     pub(crate) async fn stop(self, hurry: impl Future<Output = ()>) -> bool {
-        self.cx.notices.emit(&Notice::NodeDraining { grace: self.grace });
-        self.stopper.drain();
-        let mut is_clean = tokio::select! {
-            () = self.groups.drained() => true,
-            () = self.cx.clock.sleep(self.grace) => false,
-            () = hurry => false,
-        };
-        let running = if is_clean { Vec::new() } else { self.groups.running() };
-        for attempt in running.iter().take(STILL_RUNNING_SHOWN) {
-            let ran_ms = u64::try_from(self.cx.clock.now().since(attempt.since).as_millis()).unwrap_or(u64::MAX);
+        let Self { inner, doors, .. } = &self;
+        inner.cx.notices.emit(&Notice::NodeDraining { grace: self.grace });
+        let drained = inner.drain(self.grace, hurry).await;
+        for attempt in drained.running.iter().take(STILL_RUNNING_SHOWN) {
+            let ran_ms = u64::try_from(inner.cx.clock.now().since(attempt.since).as_millis()).unwrap_or(u64::MAX);
             let (group, event, number) = (&attempt.group, &attempt.event, attempt.attempt);
             tracing::warn!(%group, %event, attempt = number, ran_ms, "still running and dropped; it will be tried again");
         }
-        if !is_clean {
-            self.stopper.abort();
-        }
-        self.doors.drain();
-        let left = self.supervisor.join(JOIN).await;
-        if !left.is_empty() {
-            tracing::warn!("did not stop by itself: {}", left.join(", "));
-            self.stopper.abort();
-            self.doors.abort();
-            drop(self.supervisor.join(JOIN).await);
-        }
-        if let Err(fault) = self.store.close().await {
-            tracing::error!("close the store: {fault}");
-            is_clean = false;
+        doors.drain();
+        let closed = inner.close(|| doors.abort()).await;
+        let is_clean = drained.is_clean && closed.is_ok();
+        match closed {
+            Ok(left) if left.is_empty() => {}
+            Ok(left) => tracing::warn!("did not stop by itself: {}", left.join(", ")),
+            Err(fault) => tracing::error!("close the store: {fault}"),
         }
         // Nobody listens any more; a file that cannot be removed is overwritten at the next start.
         drop(std::fs::remove_file(&self.listeners_file));
-        self.cx.notices.emit(&Notice::NodeStopped { clean: is_clean, still_running: running.len() as u64 });
+        let still_running = drained.running.len() as u64;
+        inner.cx.notices.emit(&Notice::NodeStopped { clean: is_clean, still_running });
         is_clean
     }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::Finding;
 
 /// What a crate may depend on, for its product code.
-const ALLOWED: [(&str, &[&str]); 10] = [
+const ALLOWED: [(&str, &[&str]); 11] = [
     (
         "tidegate",
         &[
@@ -27,6 +27,8 @@ const ALLOWED: [(&str, &[&str]); 10] = [
     ("tidegate-store", &["tidegate-core"]),
     ("tidegate-testkit", &["tidegate-store", "tidegate-engine", "tidegate-core"]),
     ("tidegate-core", &[]),
+    // What a program of a user would take.
+    ("tidegate-example-embed", &["tidegate-store", "tidegate-engine", "tidegate-core"]),
     // It talks to the binary over HTTP only.
     ("tidegate-torture", &[]),
     ("xtask", &[]),
