@@ -85,6 +85,7 @@ impl StreamSpec {
             retain: Retain { age: Some(Duration::from_secs(7 * 86_400)), ..Retain::default() },
             max_backlog: Some(1_000_000),
             dedupe: Some(DedupeWindow { window: Duration::from_secs(600), entries: 100_000 }),
+            dead: DeadKeep::default(),
         }
     }
 }
