@@ -5,6 +5,7 @@ pub(crate) mod dlq;
 pub(crate) mod events;
 pub(crate) mod groups;
 pub(crate) mod ledger;
+pub(crate) mod modules;
 pub(crate) mod node;
 pub(crate) mod pull;
 pub(crate) mod streams;
@@ -28,7 +29,7 @@ use tidegate_core::{
     service::Context,
     store::Store,
 };
-use tidegate_engine::{Groups, Publisher, Supervisor};
+use tidegate_engine::{Groups, Modules, Publisher, Supervisor};
 
 use crate::{Intake, Metrics, NodeFacts, Role, Tokens, auth::Actor, call::Call, health::Health, problem::Problem};
 
@@ -38,6 +39,7 @@ pub(crate) struct Api {
     pub(crate) groups: Groups,
     pub(crate) publisher: Publisher,
     pub(crate) guards: Vec<Arc<Guard>>,
+    pub(crate) modules: Modules,
     pub(crate) intakes: Vec<Arc<Intake>>,
     pub(crate) cx: Context,
     pub(crate) supervisor: Supervisor,
@@ -122,6 +124,12 @@ routes! {
     Post "/v1/targets/{target}/trip" Operator => targets::trip;
     Post "/v1/targets/{target}/reset" Operator => targets::reset;
     Post "/v1/targets/{target}/limit" Operator => targets::limit;
+    Get  "/v1/modules" Viewer => modules::list;
+    Get  "/v1/modules/{module}" Viewer => modules::show;
+    Post "/v1/modules/{module}/pause" Operator => modules::pause;
+    Post "/v1/modules/{module}/resume" Operator => modules::resume;
+    Post "/v1/modules/{module}/enable" Operator => modules::enable;
+    Post "/v1/modules/{module}/disable" Operator => modules::disable;
     Get  "/v1/dlq/{stream}" Viewer => dlq::list;
     Get  "/v1/dlq/{stream}/report" Viewer => dlq::report;
     Get  "/v1/dlq/{stream}/{id}" Viewer => dlq::show;

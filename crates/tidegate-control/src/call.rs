@@ -58,6 +58,11 @@ impl Call {
         TargetName::new(&self.param("target")?)
     }
 
+    /// Returns the name of a module, which may begin with its direction.
+    pub(crate) fn module(&self) -> Result<Cow<'_, str>> {
+        self.param("module")
+    }
+
     pub(crate) fn id(&self) -> Result<Cow<'_, str>> {
         self.param("id")
     }

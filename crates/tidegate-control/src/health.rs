@@ -11,7 +11,7 @@ use tidegate_core::{
     service::StopPhase,
     store::{Promises, StoreStatus},
 };
-use tidegate_engine::GroupView;
+use tidegate_engine::{Direction, GroupView, ModuleState, ModuleView, Pause};
 use utoipa::ToSchema;
 
 use crate::api::Api;
@@ -199,10 +199,13 @@ pub(crate) async fn detail(api: &Api) -> Result<HealthDetail> {
         };
         health.component(format!("service/{}", progress.name), found, now, Vec::new())
     });
+    let sources = api.modules.list()?.into_iter().filter(|module| module.direction == Direction::Source);
+    let sources = sources.map(|view| health.component(format!("source/{}", view.name), source(&view), now, Vec::new()));
     let components = vec![
         health.component("node".to_owned(), node(api), now, Vec::new()),
         health.component("store".to_owned(), store(&status, now), now, Vec::new()),
         health.parent("services", now, services.collect()),
+        health.parent("sources", now, sources.collect()),
         health.parent("groups", now, groups),
         health.parent("targets", now, targets.collect()),
     ];
@@ -248,10 +251,28 @@ fn store(status: &StoreStatus, now: Timestamp) -> Found {
 
 fn group(view: &GroupView) -> Found {
     match &view.paused {
-        Some(pause) => {
-            Found::because(State::Paused, format!("paused by {}: {}", pause.by, pause.reason)).since(pause.at)
-        }
+        Some(pause) => halted(pause),
         None => Found::healthy(),
+    }
+}
+
+fn halted(pause: &Pause) -> Found {
+    let (state, word) = if pause.disabled { (State::Disabled, "disabled") } else { (State::Paused, "paused") };
+    Found::because(state, format!("{word} by {}: {}", pause.by, pause.reason)).since(pause.at)
+}
+
+fn source(view: &ModuleView) -> Found {
+    if let Some(pause) = &view.halted {
+        return halted(pause);
+    }
+    match (view.state, &view.fault) {
+        (ModuleState::Failing, Some((at, fault))) => {
+            Found::because(State::Degraded, format!("it crashed and starts again: {fault}")).since(*at)
+        }
+        _ => match &view.brought.refused {
+            Some(why) => Found::because(State::Degraded, format!("its stream takes nothing: {why}")),
+            None => Found::healthy(),
+        },
     }
 }
 

@@ -23,7 +23,7 @@ use tidegate_core::{
     service::Context,
     store::Store,
 };
-use tidegate_engine::{Groups, Publisher, Supervisor};
+use tidegate_engine::{Entrance, Groups, Modules, Publisher, Supervisor};
 
 pub use self::{
     auth::{Role, Token, Tokens},
@@ -43,6 +43,8 @@ pub struct ControlParts {
     pub publisher: Publisher,
     /// The guards of all targets.
     pub guards: Vec<Arc<Guard>>,
+    /// All sources and sinks by name.
+    pub modules: Modules,
     /// Paths of their own on which events come in.
     pub intakes: Vec<Intake>,
     /// Time, stop and notices of the node.
@@ -87,6 +89,8 @@ pub struct Intake {
     pub stream: StreamName,
     /// What a plain body does not say of itself.
     pub defaults: PlainDefaults,
+    /// Says whether events may come in just now.
+    pub entrance: Arc<Entrance>,
 }
 
 /// The control plane of a node.
@@ -103,14 +107,27 @@ impl Control {
     /// Puts the parts together; refuses intakes whose paths are taken.
     pub fn new(parts: ControlParts) -> Result<Self> {
         api::check_intakes(&parts.intakes)?;
-        let ControlParts { store, groups, publisher, guards, intakes, cx, supervisor, metrics, config, tokens, node } =
-            parts;
+        let ControlParts {
+            store,
+            groups,
+            publisher,
+            guards,
+            modules,
+            intakes,
+            cx,
+            supervisor,
+            metrics,
+            config,
+            tokens,
+            node,
+        } = parts;
         let health = Health::default();
         Ok(Self(Arc::new(Api {
             store,
             groups,
             publisher,
             guards,
+            modules,
             intakes: intakes.into_iter().map(Arc::new).collect(),
             cx,
             supervisor,

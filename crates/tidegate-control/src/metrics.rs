@@ -14,7 +14,7 @@ use std::sync::Arc;
 use bytestring::ByteString;
 use tidegate_core::{
     fault::FaultClass,
-    names::{GroupName, StreamName, TargetName},
+    names::{GroupName, ModuleName, StreamName, TargetName},
     notice::{Listener, Notice, Notices},
 };
 
@@ -34,6 +34,7 @@ pub struct Metrics {
     targets: Table<TargetName, TargetMeters>,
     buried: Table<(StreamName, GroupName), [Counter; FaultClass::ALL.len()]>,
     reprocessed: Table<(StreamName, ByteString), Counter>,
+    rejected: Table<ModuleName, Counter>,
 }
 
 #[derive(Debug, Default)]
@@ -96,6 +97,8 @@ impl Metrics {
         self.reprocessed.each(|(stream, result), counter| family.sample(&[stream.as_str(), result], counter.get()));
         let mut family = page.family(&catalogue::RATE_LIMITER_WAIT);
         self.targets.each(|target, meters| family.histogram(&[target.as_str()], &meters.wait.counts()));
+        let mut family = page.family(&catalogue::SOURCE_REJECTED);
+        self.rejected.each(|source, counter| family.sample(&[source.as_str()], counter.get()));
         let mut family = page.family(&catalogue::OUTBOUND_REQUESTS);
         self.targets.each(|target, meters| {
             meters.results.each(|result, counter| family.sample(&[target.as_str(), result], counter.get()));
@@ -160,6 +163,7 @@ impl Listener for Metrics {
                     }
                 });
             }
+            Notice::InputRejected { module, .. } => self.rejected.with(module, |counter| counter.add(1)),
             Notice::TargetCalled { target, result, waited, .. } => self.targets.with(target, |meters| {
                 meters.wait.observe(*waited);
                 meters.results.with(result, |counter| counter.add(1));

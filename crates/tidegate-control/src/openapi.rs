@@ -9,7 +9,7 @@ use utoipa::{
 };
 
 use crate::{
-    api::{ROUTES, Verb, audit, dlq, events, groups, ledger, node, pull, streams, targets},
+    api::{ROUTES, Verb, audit, dlq, events, groups, ledger, modules, node, pull, streams, targets},
     problem::{PROBLEM_JSON, ProblemDocument},
 };
 
@@ -25,6 +25,7 @@ use crate::{
         groups::list, groups::show, groups::pause, groups::resume, groups::scale,
         pull::claim, pull::settle, pull::extend,
         targets::list, targets::show, targets::trip, targets::reset, targets::limit,
+        modules::list, modules::show, modules::pause, modules::resume, modules::enable, modules::disable,
         dlq::list, dlq::report, dlq::show, dlq::work::reprocess, dlq::work::resolve, dlq::work::discard,
         ledger::show, ledger::forget,
         events::trace, events::explain,
@@ -37,6 +38,7 @@ use crate::{
         (name = "groups", description = "Groups: where they stand, and what an operator wants of them."),
         (name = "pull", description = "Workers in any language."),
         (name = "targets", description = "Outside destinations and their guards."),
+        (name = "modules", description = "Sources and sinks: what runs, and what an operator wants of them."),
         (name = "dlq", description = "Dead letters."),
         (name = "ledger", description = "What groups remember of what they have done."),
         (name = "events", description = "One event: its life, and why it is where it is."),

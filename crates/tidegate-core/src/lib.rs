@@ -15,6 +15,7 @@ pub mod notice;
 pub mod order;
 pub mod service;
 mod signature;
+pub mod source;
 pub mod store;
 pub mod whereabouts;
 

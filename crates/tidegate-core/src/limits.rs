@@ -143,6 +143,10 @@ limits! {
     DEAD_JOBS_KEPT: usize = 100, "jobs";
     /// Most reprocessed dead letters of one job whose outcome is waited for at a time.
     DEAD_FOLLOWED_MAX: usize = 1_000, "entries";
+    /// Most fires of a `cron` source that are made up for after a stop.
+    CRON_MISSED_MAX: usize = 1_000, "fires";
+    /// Longest `data` of the events of a `cron` source, as JSON.
+    CRON_DATA_BYTES_MAX: usize = 64 * KIB, "bytes";
     /// Largest configuration file.
     CONFIG_BYTES_MAX: usize = MIB, "bytes";
     /// Deepest nesting of a configuration file, aliases resolved.

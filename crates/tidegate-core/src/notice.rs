@@ -93,6 +93,12 @@ notices! {
     StoreRecovered = "store.recovered" {}
     /// The store cannot write any more until the node is started again.
     StoreFailed = "store.failed" { reason: String }
+    /// A piece of input of a source is no event; `place` says where it stands.
+    InputRejected = "source.rejected" { module: ModuleName, place: String, why: String }
+    /// A source was paused or disabled by hand.
+    SourceHalted = "source.halted" { module: ModuleName, disabled: bool, by: String, reason: String, until: Option<Timestamp> }
+    /// A source runs again.
+    SourceResumed = "source.resumed" { module: ModuleName, by: String }
     /// Something of a module happened that its own documents explain.
     ModuleReported = "module.reported" { module: ModuleName, what: String }
 }

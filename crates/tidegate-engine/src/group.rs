@@ -234,13 +234,21 @@ impl Group {
         if until.is_some_and(|until| until <= at) {
             return Err(Fault::invalid(format!("group {} cannot be paused until a time that has passed", self.name)));
         }
+        self.halt(Pause { by: by.to_owned(), reason: reason.to_owned(), at, until, disabled: false }).await
+    }
+
+    /// Stops claiming as this pause says, and keeps it.
+    pub(crate) async fn halt(&self, pause: Pause) -> Result<()> {
         let _changing = self.changing.lock().await;
-        let pause = Pause { by: by.to_owned(), reason: reason.to_owned(), at, until };
         desired::keep_pause(&*self.store, &self.name, Some(&pause)).await?;
+        let Pause { by, reason, until, .. } = pause.clone();
         self.desired.send_modify(|desired| desired.paused = Some(pause));
-        let (by, reason) = (by.to_owned(), reason.to_owned());
         self.cx.notices.emit(&Notice::GroupPaused { group: self.name.clone(), by, reason, until });
         Ok(())
+    }
+
+    pub(crate) fn halted(&self) -> Option<Pause> {
+        self.desired.borrow().paused.clone()
     }
 
     pub(crate) async fn resume(&self, by: &str) -> Result<()> {

@@ -15,7 +15,7 @@ use tidegate_core::{
 };
 
 use crate::{
-    group::{Group, GroupParts, GroupPolicy, GroupView, PullStatus, Running},
+    group::{Group, GroupParts, GroupPolicy, GroupView, Pause, PullStatus, Running},
     supervisor::Supervisor,
 };
 
@@ -105,6 +105,16 @@ impl Groups {
     /// Stops a group from claiming, durably; what it holds goes on.
     pub async fn pause(&self, name: &GroupName, by: &str, reason: &str, until: Option<Timestamp>) -> Result<()> {
         self.get(name)?.pause(by, reason, until).await
+    }
+
+    /// Stops a group as a pause says, durably; what it holds goes on.
+    pub(crate) async fn halt(&self, name: &GroupName, pause: Pause) -> Result<()> {
+        self.get(name)?.halt(pause).await
+    }
+
+    /// Returns why a group does not claim, when that is somebody's wish.
+    pub(crate) fn halted(&self, name: &GroupName) -> Result<Option<Pause>> {
+        Ok(self.get(name)?.halted())
     }
 
     /// Lets a paused group claim again; does nothing when it is not paused.

@@ -5,6 +5,7 @@
 mod group;
 mod groups;
 mod keeper;
+mod modules;
 mod node;
 mod publisher;
 mod supervisor;
@@ -14,6 +15,7 @@ pub use self::{
     group::{GroupPolicy, GroupState, GroupView, Pause, PullStatus, Running},
     groups::Groups,
     keeper::GuardKeeper,
+    modules::{Direction, Entrance, ModuleState, ModuleView, Modules},
     node::{Drained, Node},
     publisher::Publisher,
     supervisor::{Progress, Pulse, ServiceView, Supervisor},

@@ -14,6 +14,7 @@ use tidegate_core::{
 use crate::{
     group::Running,
     groups::Groups,
+    modules::Modules,
     publisher::Publisher,
     supervisor::Supervisor,
     task::{TaskRunner, Upkeep},
@@ -32,6 +33,8 @@ pub struct Node {
     pub publisher: Publisher,
     /// The groups, none at the start.
     pub groups: Groups,
+    /// Sources and sinks by name, none at the start.
+    pub modules: Modules,
     /// What runs.
     pub supervisor: Supervisor,
     /// What services of this node are given.
@@ -64,7 +67,9 @@ impl Node {
         let groups = Groups::new(store.clone(), cx.clone(), supervisor.clone(), config);
         // Kept by the supervisor.
         drop(TaskRunner::start(Upkeep::new(store.clone(), UPKEEP_EVERY), &supervisor));
-        Self { publisher: Publisher::new(store.clone(), cx.clone()), groups, supervisor, cx, store, stopper }
+        let publisher = Publisher::new(store.clone(), cx.clone());
+        let modules = Modules::new(store.clone(), cx.clone(), supervisor.clone(), publisher.clone(), groups.clone());
+        Self { publisher, groups, modules, supervisor, cx, store, stopper }
     }
 
     /// Takes no new work and lets what is held finish until `grace` is over or `hurry` comes; drops the rest, which

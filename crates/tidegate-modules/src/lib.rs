@@ -6,6 +6,11 @@ mod http;
 mod registry;
 pub mod sink;
 pub mod source;
+#[cfg(test)]
+mod trial;
 
 pub use http::HttpClient;
-pub use registry::{ALL, ModuleKind, ModuleSpec, SinkConfig, SinkParts, SourceConfig};
+pub use registry::{
+    ALL, ModuleKind, ModuleSpec, OpenSource, SinkConfig, SinkParts, SinkSettings, SourceConfig, SourceParts,
+    SourceSettings,
+};

@@ -9,17 +9,75 @@ use tidegate_core::{
     fault::Result,
     guard::Guard,
     handler::Sink,
-    names::{StreamName, TargetName},
+    names::{ModuleName, StreamName, TargetName},
+    source::Source,
 };
 
 use crate::{
     http::HttpClient,
     sink::{pull, webhook},
-    source::http,
+    source::{cron, file, http, stdin},
 };
 
+macro_rules! sources {
+    ($($(#[$attribute:meta])* $kind:literal => $variant:ident($settings:ty)),+ $(,)?) => {
+        tidegate_core::config_by_type! {
+            /// Configuration of a source; `type` says which.
+            #[derive(Debug, Clone, PartialEq)]
+            pub enum SourceConfig { $($(#[$attribute])* $kind => $variant($settings)),+ }
+        }
+
+        impl SourceConfig {
+            /// Returns the settings, whatever the type.
+            pub fn settings(&self) -> &dyn SourceSettings {
+                match self { $(Self::$variant(settings) => settings),+ }
+            }
+
+            /// Returns the stream into which events go.
+            pub fn to(&self) -> &StreamName {
+                self.settings().to()
+            }
+        }
+    };
+}
+
+macro_rules! sinks {
+    ($($(#[$attribute:meta])* $kind:literal => $variant:ident($settings:ty)),+ $(,)?) => {
+        tidegate_core::config_by_type! {
+            /// Configuration of a sink; `type` says which.
+            #[derive(Debug, Clone, PartialEq)]
+            pub enum SinkConfig { $($(#[$attribute])* $kind => $variant($settings)),+ }
+        }
+
+        impl SinkConfig {
+            /// Returns the settings, whatever the type.
+            pub fn settings(&self) -> &dyn SinkSettings {
+                match self { $(Self::$variant(settings) => settings),+ }
+            }
+        }
+    };
+}
+
 /// Every module.
-pub const ALL: &[ModuleSpec] = &[http::SPEC, pull::SPEC, webhook::SPEC];
+pub const ALL: &[ModuleSpec] = &[cron::SPEC, file::SPEC, http::SPEC, stdin::SPEC, pull::SPEC, webhook::SPEC];
+
+sources! {
+    /// Brings an event at each time that a schedule names.
+    "cron" => Cron(cron::CronConfig),
+    /// Brings the lines of a file.
+    "file" => File(file::FileConfig),
+    /// Takes events on a path of the node's listeners.
+    "http" => Http(http::HttpConfig),
+    /// Brings the lines of standard input.
+    "stdin" => Stdin(stdin::StdinConfig),
+}
+
+sinks! {
+    /// Lends deliveries to workers over HTTP.
+    "pull" => Pull(pull::PullConfig),
+    /// Sends each event to a URL.
+    "webhook" => Webhook(webhook::WebhookConfig),
+}
 
 /// What is known of a module without opening it.
 #[derive(Debug, Clone, Copy)]
@@ -53,46 +111,79 @@ impl ModuleKind {
     }
 }
 
-tidegate_core::config_by_type! {
-    /// Configuration of a source; `type` says which.
-    #[derive(Debug, Clone, PartialEq)]
-    pub enum SourceConfig {
-        /// Takes events on a path of the node's listeners.
-        "http" => Http(http::HttpConfig),
+/// Settings of a source.
+pub trait SourceSettings {
+    /// Returns the stream into which events go.
+    fn to(&self) -> &StreamName;
+
+    /// Returns further streams into which it writes, each with its key in the settings.
+    fn more_streams(&self) -> Vec<(&'static str, &StreamName)> {
+        Vec::new()
     }
+
+    /// Reports what is wrong within these settings.
+    fn check(&self, here: &Spot<'_>);
+
+    /// Opens the source; nothing is brought yet.
+    fn open(&self, parts: SourceParts) -> Result<OpenSource>;
 }
 
-impl SourceConfig {
-    /// Returns the stream into which events go.
-    pub fn to(&self) -> &StreamName {
-        match self {
-            Self::Http(config) => &config.to,
-        }
+/// What a source is opened with.
+#[derive(Debug, Clone)]
+pub struct SourceParts {
+    /// Its name in the configuration.
+    pub name: ModuleName,
+    /// Time.
+    pub clock: Clock,
+}
+
+/// An opened source.
+pub enum OpenSource {
+    /// A path of the node's listeners, on which others take events in.
+    Path(http::HttpConfig),
+    /// Runs inside the node.
+    Runs(Arc<dyn Source>),
+}
+
+impl std::fmt::Debug for OpenSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Path(_) => "Path",
+            Self::Runs(_) => "Runs",
+        })
     }
 }
 
 impl Check for SourceConfig {
     fn check(&self, here: &Spot<'_>) {
-        match self {
-            Self::Http(config) => config.check(here),
-        }
+        self.settings().check(here);
     }
 }
 
-tidegate_core::config_by_type! {
-    /// Configuration of a sink; `type` says which.
-    #[derive(Debug, Clone, PartialEq)]
-    pub enum SinkConfig {
-        /// Lends deliveries to workers over HTTP.
-        "pull" => Pull(pull::PullConfig),
-        /// Sends each event to a URL.
-        "webhook" => Webhook(webhook::WebhookConfig),
+/// Settings of a sink.
+pub trait SinkSettings {
+    /// Returns the target that it calls.
+    fn target(&self) -> Option<&TargetName> {
+        None
     }
+
+    /// Returns the streams into which it writes, each with its key in the settings.
+    fn streams(&self) -> Vec<(&'static str, &StreamName)> {
+        Vec::new()
+    }
+
+    /// Reports what is wrong within these settings.
+    fn check(&self, here: &Spot<'_>);
+
+    /// Opens the sink; none when nothing of it runs in this process.
+    fn open(&self, parts: SinkParts) -> Result<Option<Arc<dyn Sink>>>;
 }
 
 /// What a sink is opened with.
 #[derive(Debug, Clone)]
 pub struct SinkParts {
+    /// Name of its group.
+    pub name: ModuleName,
     /// Guard of the target that the sink names; none when it names none.
     pub guard: Option<Arc<Guard>>,
     /// Outbound HTTP.
@@ -104,27 +195,23 @@ pub struct SinkParts {
 impl SinkConfig {
     /// Returns the target that it calls.
     pub fn target(&self) -> Option<&TargetName> {
-        match self {
-            Self::Webhook(config) => Some(&config.target),
-            Self::Pull(_) => None,
-        }
+        self.settings().target()
+    }
+
+    /// Returns the streams into which it writes, each with its key in the settings.
+    pub fn streams(&self) -> Vec<(&'static str, &StreamName)> {
+        self.settings().streams()
     }
 
     /// Opens the sink; none when nothing of it runs in this process.
     pub fn open(&self, parts: SinkParts) -> Result<Option<Arc<dyn Sink>>> {
-        match self {
-            Self::Webhook(config) => Ok(Some(Arc::new(webhook::Webhook::open(config, parts)?))),
-            Self::Pull(_) => Ok(None),
-        }
+        self.settings().open(parts)
     }
 }
 
 impl Check for SinkConfig {
     fn check(&self, here: &Spot<'_>) {
-        match self {
-            Self::Webhook(config) => config.check(here),
-            Self::Pull(_) => {}
-        }
+        self.settings().check(here);
     }
 }
 

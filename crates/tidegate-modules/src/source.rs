@@ -1,3 +1,7 @@
 //! Modules through which messages come in.
 
+pub mod cron;
+pub mod file;
 pub mod http;
+pub mod lines;
+pub mod stdin;

@@ -9,6 +9,7 @@ mod event;
 mod group;
 mod ledger;
 mod look;
+mod module;
 mod publish;
 mod run;
 mod store;
@@ -96,6 +97,9 @@ enum Command {
     /// Look at targets, close and open their breakers by hand.
     #[command(subcommand)]
     Target(target::Target),
+    /// Look at sources and sinks, pause, resume, enable and disable them.
+    #[command(subcommand)]
+    Module(module::Module),
     /// Look into the data directory of a stopped node.
     #[command(subcommand)]
     Store(store::Store),
@@ -146,6 +150,7 @@ fn dispatch(command: Command, global: &Global, ui: Ui) -> Result<(), Failed> {
         Command::Ledger(ledger) => wait(ledger.run(&ask()?)),
         Command::Audit(audit) => wait(audit.run(&ask()?)),
         Command::Target(target) => wait(target.run(&ask()?)),
+        Command::Module(module) => wait(module.run(&ask()?)),
         Command::Store(store) => store.run(ui),
         Command::Config(config) => config.run(ui),
         Command::Completions(completions) => completions.run(ui),

@@ -173,18 +173,26 @@ impl Config {
                 .require(fine, || format!("must be 1 to {} bytes without control characters", limits::NAME_BYTES_MAX));
         }
         let stream_names = || self.streams.keys().map(StreamName::as_str);
-        let mut paths = HashMap::new();
+        let (mut paths, mut stdin) = (HashMap::new(), None);
         for (name, source) in &self.sources {
             let here = here.at("sources").at(name.as_str());
             if !self.streams.contains_key(source.to()) {
                 here.at("to").unknown("stream", source.to().as_str(), stream_names());
             }
-            match source {
-                SourceConfig::Http(http) => {
-                    if let Some(other) = paths.insert(http.path.as_str(), name) {
-                        here.at("path").error(format!("source {other} has the same path"));
-                    }
+            for (key, stream) in source.settings().more_streams() {
+                if !self.streams.contains_key(stream) {
+                    here.at(key).unknown("stream", stream.as_str(), stream_names());
                 }
+            }
+            if let SourceConfig::Stdin(_) = source
+                && let Some(other) = stdin.replace(name)
+            {
+                here.at("type").error(format!("source {other} reads standard input already, and there is only one"));
+            }
+            if let SourceConfig::Http(http) = source
+                && let Some(other) = paths.insert(http.path.as_str(), name)
+            {
+                here.at("path").error(format!("source {other} has the same path"));
             }
             source.check(&here);
         }
@@ -192,6 +200,11 @@ impl Config {
             let here = here.at("groups").at(name.as_str());
             if !self.streams.contains_key(&group.from) {
                 here.at("from").unknown("stream", group.from.as_str(), stream_names());
+            }
+            for (key, stream) in group.sink.streams() {
+                if !self.streams.contains_key(stream) {
+                    here.at("sink").at(key).unknown("stream", stream.as_str(), stream_names());
+                }
             }
             let Some(target) = group.sink.target() else { continue };
             match self.targets.get(target) {

@@ -19,13 +19,13 @@ use tidegate_core::{
     fault::{Fault, FaultKind, Origin, Result, Retry},
     guard::Guard,
     handler::{Handler, Sink},
-    names::{GroupName, TargetName},
+    names::{GroupName, ModuleName, TargetName},
     notice::{Notice, Notices},
     service::{self, Context, Stopper},
     store::Store,
 };
-use tidegate_engine::{self as engine, GroupPolicy, GuardKeeper};
-use tidegate_modules::{HttpClient, SinkParts, SourceConfig};
+use tidegate_engine::{self as engine, GroupPolicy, GuardKeeper, Modules};
+use tidegate_modules::{HttpClient, OpenSource, SinkParts, SourceParts};
 use tokio::net::TcpListener;
 
 use self::door::Door;
@@ -82,7 +82,7 @@ impl Node {
     }
 
     async fn start(config: &Config, inner: engine::Node, metrics: Arc<Metrics>, store: Arc<dyn Store>) -> Result<Self> {
-        let engine::Node { groups, supervisor, cx, .. } = &inner;
+        let engine::Node { groups, modules, supervisor, cx, .. } = &inner;
         for (name, stream) in &config.streams {
             store.declare_stream(&stream.spec(name)).await.map_err(|fault| fault.within(format!("stream {name}")))?;
         }
@@ -92,18 +92,21 @@ impl Node {
             GuardKeeper::start(guard.clone(), store.clone(), supervisor).await?;
         }
         for (name, settings) in &config.groups {
-            let sink =
-                open_sink(settings, &guards, &client, cx).map_err(|fault| fault.within(format!("group {name}")))?;
+            let sink = open_sink(name, settings, &guards, &client, cx)
+                .map_err(|fault| fault.within(format!("group {name}")))?;
             let handler = sink.map(|sink| sink as Arc<dyn Handler>);
             let mark_claims = handler.as_ref().is_some_and(|handler| handler.in_process());
             groups.add(&settings.spec(name, mark_claims), policy(name, settings), handler).await?;
+            modules.add_sink(name, settings.sink.kind(), &settings.from).await?;
         }
+        let intakes = open_sources(config, modules, cx).await?;
         let control = Control::new(ControlParts {
             store: store.clone(),
             groups: groups.clone(),
             publisher: inner.publisher.clone(),
             guards,
-            intakes: intakes(config),
+            modules: modules.clone(),
+            intakes,
             cx: cx.clone(),
             supervisor: supervisor.clone(),
             metrics,
@@ -173,6 +176,7 @@ fn guards(config: &Config, cx: &Context) -> Vec<Arc<Guard>> {
 }
 
 fn open_sink(
+    name: &GroupName,
     settings: &GroupConfig,
     guards: &[Arc<Guard>],
     client: &HttpClient,
@@ -180,7 +184,8 @@ fn open_sink(
 ) -> Result<Option<Arc<dyn Sink>>> {
     let find = |target: &TargetName| guards.iter().find(|guard| guard.target() == target).cloned();
     let guard = settings.sink.target().and_then(find);
-    settings.sink.open(SinkParts { guard, client: client.clone(), clock: cx.clock.clone() })
+    let name = ModuleName::new(name.as_str())?;
+    settings.sink.open(SinkParts { name, guard, client: client.clone(), clock: cx.clock.clone() })
 }
 
 fn policy(name: &GroupName, settings: &GroupConfig) -> GroupPolicy {
@@ -194,20 +199,28 @@ fn policy(name: &GroupName, settings: &GroupConfig) -> GroupPolicy {
     }
 }
 
-fn intakes(config: &Config) -> Vec<Intake> {
-    let of = |(name, source): (&tidegate_core::names::ModuleName, &SourceConfig)| match source {
-        SourceConfig::Http(http) => Intake {
-            name: name.clone(),
-            path: http.path.clone(),
-            stream: http.to.clone(),
-            defaults: PlainDefaults {
-                source: Some(http.defaults.source.clone().unwrap_or_else(|| http.path.clone()).into()),
-                kind: http.defaults.kind.clone().map(Into::into),
-                subject: http.defaults.subject.clone().map(Into::into),
-            },
-        },
-    };
-    config.sources.iter().map(of).collect()
+/// Starts the sources; returns the paths of those whose events the listeners take in.
+async fn open_sources(config: &Config, modules: &Modules, cx: &Context) -> Result<Vec<Intake>> {
+    let mut intakes = Vec::new();
+    for (name, source) in &config.sources {
+        let parts = SourceParts { name: name.clone(), clock: cx.clock.clone() };
+        let opened = source.settings().open(parts).map_err(|fault| fault.within(format!("source {name}")))?;
+        match opened {
+            OpenSource::Path(http) => intakes.push(Intake {
+                name: name.clone(),
+                path: http.path.clone(),
+                stream: http.to.clone(),
+                defaults: PlainDefaults {
+                    source: Some(http.defaults.source.unwrap_or(http.path).into()),
+                    kind: http.defaults.kind.map(Into::into),
+                    subject: http.defaults.subject.map(Into::into),
+                },
+                entrance: modules.add_entrance(name, source.kind(), &http.to).await?,
+            }),
+            OpenSource::Runs(runs) => modules.add_source(name, source.kind(), source.to(), runs).await?,
+        }
+    }
+    Ok(intakes)
 }
 
 fn tokens(config: &Config) -> Tokens {
@@ -258,7 +271,7 @@ pub(crate) async fn probe(config: &Config) -> Result<Vec<Probed>> {
     let (guards, client) = (guards(config, &cx), HttpClient::open()?);
     let mut probed = Vec::new();
     for (group, settings) in &config.groups {
-        let Some(sink) = open_sink(settings, &guards, &client, &cx)? else { continue };
+        let Some(sink) = open_sink(group, settings, &guards, &client, &cx)? else { continue };
         let result = tokio::select! {
             result = sink.probe(&cx) => result,
             () = cx.clock.sleep(PROBE) => {

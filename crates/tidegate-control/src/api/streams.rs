@@ -247,6 +247,7 @@ pub(crate) async fn publish(mut call: Call) -> Result<Response, Problem> {
 
 /// Takes events in on the path of a source.
 pub(crate) async fn take_in(mut call: Call, intake: Arc<Intake>) -> Result<Response, Problem> {
+    intake.entrance.check()?;
     take(&mut call, &intake.stream, &intake.defaults).await
 }
 

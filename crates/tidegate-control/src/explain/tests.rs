@@ -244,7 +244,7 @@ fn what_holds_the_group_back() {
     check(("waiting", "draining", None, None, "stops"), |world| of(world).state = GroupState::Draining);
     check(("waiting", "group_paused", Some(BEFORE), Some(LATER), "by anna: partner is down"), |world| {
         let (by, reason) = ("anna".to_owned(), "partner is down".to_owned());
-        of(world).paused = Some(Pause { by, reason, at: BEFORE, until: Some(LATER) });
+        of(world).paused = Some(Pause { by, reason, at: BEFORE, until: Some(LATER), disabled: false });
     });
     check(("waiting", "group_stuck", Some(BEFORE), None, "no progress"), |world| world.stuck_since = Some(BEFORE));
     check(("waiting", "workers_busy", Some(BEFORE), None, "all 4 workers are busy; event other"), |world| {
@@ -307,7 +307,7 @@ fn what_waits_for_two_things_is_told_both() {
     let verdict = judged(|world| {
         world.standing = Place::Blocked { by: Some(AT) }.into();
         let (by, reason) = ("anna".to_owned(), String::new());
-        of(world).paused = Some(Pause { by, reason, at: BEFORE, until: None });
+        of(world).paused = Some(Pause { by, reason, at: BEFORE, until: None, disabled: false });
         world.guard.breaker.state = BreakerState::Open;
     });
     let reasons: Vec<_> = verdict.because.iter().map(|reason| reason.reason).collect();

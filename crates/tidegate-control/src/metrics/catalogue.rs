@@ -62,6 +62,7 @@ catalogue! {
     LEASES_LOST: Counter "tidegate_leases_lost_total" ["group"] "Leases that ran out, and settles that came too late, since the start.";
     RATE_LIMITER_WAIT: Histogram "tidegate_rate_limiter_wait_seconds" ["target"] "Time that calls waited for their turn; calls that did not wait count as 0.";
     BREAKER_STATE: Gauge "tidegate_breaker_state" ["target", "state"] "1 for the state that the breaker of a target is in, 0 for the others.";
+    SOURCE_REJECTED: Counter "tidegate_source_rejected_total" ["source"] "Pieces of input of a source that were no events, since the start.";
     OUTBOUND_REQUESTS: Counter "tidegate_outbound_requests_total" ["target", "result"] "Calls to a target that ended since the start.";
     STORE_SYNC: Histogram "tidegate_store_sync_seconds" [] "Time that syncs of the store took.";
     STORE_BYTES: Gauge "tidegate_store_bytes" ["what"] "Bytes of the store, by what they are for.";

@@ -251,7 +251,8 @@ async fn paths_of_sources_must_be_free_and_plain() {
         ("/shop/orders", "another source"),
     ] {
         let (mut parts, ..) = parts(Vec::new()).await;
-        parts.intakes.push(intake("late", path));
+        let late = intake(&parts.modules, "late", path).await;
+        parts.intakes.push(late);
         let note = Control::new(parts).unwrap_err().note().to_owned();
         assert!(note.contains(word) && note.contains("late"), "{path}: {note}");
     }

@@ -20,7 +20,7 @@ use tidegate_core::{
     service::{Context, Stopper, stop},
     store::{Broker, DedupeWindow, Durability, GroupSpec, OnFailure, Retain, Start, StreamSpec},
 };
-use tidegate_engine::{GroupPolicy, Groups, Publisher, Supervisor};
+use tidegate_engine::{GroupPolicy, Groups, Modules, Publisher, Supervisor};
 use tokio::net::TcpListener;
 
 use crate::{
@@ -82,8 +82,10 @@ fn group(name: &str, stream: &str) -> (GroupSpec, GroupPolicy) {
     (spec, policy)
 }
 
-pub(crate) fn intake(name: &str, path: &str) -> Intake {
+pub(crate) async fn intake(modules: &Modules, name: &str, path: &str) -> Intake {
+    let (module, stream) = (ModuleName::new(name).unwrap(), StreamName::new("orders").unwrap());
     Intake {
+        entrance: modules.add_entrance(&module, "http", &stream).await.unwrap(),
         name: ModuleName::new(name).unwrap(),
         path: path.to_owned(),
         stream: StreamName::new("orders").unwrap(),
@@ -112,13 +114,21 @@ pub(crate) async fn parts(tokens: Vec<Token>) -> (ControlParts, Arc<Ailing>, Sto
     groups.add(&spec, policy, None).await.unwrap();
     let (spec, policy) = group("inside", "other");
     groups.add(&spec, policy, Some(Arc::new(Fine))).await.unwrap();
+    let publisher = Publisher::new(store.clone(), cx.clone());
+    let modules = Modules::new(store.clone(), cx.clone(), supervisor.clone(), publisher.clone(), groups.clone());
+    for (group, stream) in [("deliver", "orders"), ("inside", "other")] {
+        let (group, stream) = (GroupName::new(group).unwrap(), StreamName::new(stream).unwrap());
+        modules.add_sink(&group, "pull", &stream).await.unwrap();
+    }
     let target = TargetName::new("partner").unwrap();
+    let intakes = vec![intake(&modules, "shop", "/shop/orders").await];
     let parts = ControlParts {
         store: store.clone(),
         groups,
-        publisher: Publisher::new(store.clone(), cx.clone()),
+        publisher,
+        modules,
         guards: vec![Guard::new(target, GuardPolicy::default(), clock, notices)],
-        intakes: vec![intake("shop", "/shop/orders")],
+        intakes,
         cx,
         supervisor,
         metrics,

@@ -8,7 +8,7 @@ use tidegate_core::{
     store::Store,
 };
 
-/// Why a group does not claim, at somebody's wish.
+/// Why a group does not claim or a source does not bring, at somebody's wish.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pause {
     /// Who paused it.
@@ -20,6 +20,9 @@ pub struct Pause {
     /// When it goes on by itself; none = when somebody resumes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
+    /// Whether it is off for good: it goes on only when somebody enables it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub disabled: bool,
 }
 
 /// What is wanted now.

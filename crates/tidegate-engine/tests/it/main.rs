@@ -6,6 +6,7 @@ mod control;
 mod duplicates;
 mod faults;
 mod faulty;
+mod modules;
 mod order;
 mod path;
 mod publish;

@@ -1,9 +1,12 @@
 //! Sink `pull`: workers in any language claim, extend and settle over HTTP; nothing runs in this process.
 
+use std::sync::Arc;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tidegate_core::{config::Spot, fault::Result, handler::Sink};
 
-use crate::registry::{ModuleKind, ModuleSpec};
+use crate::registry::{ModuleKind, ModuleSpec, SinkParts, SinkSettings};
 
 /// The line in the list of modules.
 pub const SPEC: ModuleSpec = ModuleSpec {
@@ -17,3 +20,11 @@ pub const SPEC: ModuleSpec = ModuleSpec {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PullConfig {}
+
+impl SinkSettings for PullConfig {
+    fn check(&self, _: &Spot<'_>) {}
+
+    fn open(&self, _: SinkParts) -> Result<Option<Arc<dyn Sink>>> {
+        Ok(None)
+    }
+}

@@ -16,12 +16,12 @@ use sha2::{Digest as _, Sha256};
 use tidegate_core::{
     clock::Clock,
     cloudevents,
-    config::{Check, Secret, Spot},
+    config::{Secret, Spot},
     delivery::{Delivery, Outcome},
     event::{self, Event},
     fault::{Failure, Fault, FaultClass, Origin, Result},
     guard::Guard,
-    handler::{Handler, Probe},
+    handler::{Handler, Probe, Sink},
     names::TargetName,
     service::Context,
 };
@@ -32,7 +32,7 @@ use self::{
 };
 use crate::{
     http::{Answer, Destination, HttpClient},
-    registry::{ModuleKind, ModuleSpec, SinkParts},
+    registry::{ModuleKind, ModuleSpec, SinkParts, SinkSettings},
 };
 
 /// The line in the list of modules.
@@ -108,7 +108,15 @@ pub enum Mode {
     Structured,
 }
 
-impl Check for WebhookConfig {
+impl SinkSettings for WebhookConfig {
+    fn target(&self) -> Option<&TargetName> {
+        Some(&self.target)
+    }
+
+    fn open(&self, parts: SinkParts) -> Result<Option<Arc<dyn Sink>>> {
+        Ok(Some(Arc::new(Webhook::open(self, parts)?)))
+    }
+
     fn check(&self, here: &Spot<'_>) {
         if let Err(why) = Destination::parse(&self.url) {
             here.at("url").error(why);
@@ -327,12 +335,13 @@ mod tests {
     use tidegate_core::config::{NoReferences, load};
 
     use super::*;
+    use crate::registry::SinkConfig;
 
     #[test]
     fn configurations_are_checked() {
         let check = |more: &str| {
-            let text = format!("{{ url: 'https://partner.example/hook', target: partner{more} }}");
-            load::<WebhookConfig>(&text, "t.yaml", &NoReferences).map(drop).map_err(|errors| errors.to_string())
+            let text = format!("{{ type: webhook, url: 'https://partner.example/hook', target: partner{more} }}");
+            load::<SinkConfig>(&text, "t.yaml", &NoReferences).map(drop).map_err(|errors| errors.to_string())
         };
         assert_eq!(check(""), Ok(()));
         assert_eq!(check(", mode: structured, headers: { X-Tenant: seven }"), Ok(()));
@@ -343,8 +352,8 @@ mod tests {
             assert!(told.contains("headers"), "{told}");
         }
         assert!(check(", secret: literal").is_err(), "a secret comes by reference");
-        let wrong = "{ url: partner, target: partner }";
-        assert!(load::<WebhookConfig>(wrong, "t.yaml", &NoReferences).unwrap_err().to_string().contains("url"));
+        let wrong = "{ type: webhook, url: partner, target: partner }";
+        assert!(load::<SinkConfig>(wrong, "t.yaml", &NoReferences).unwrap_err().to_string().contains("url"));
     }
 
     #[test]

@@ -4,12 +4,9 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tidegate_core::{
-    config::{Check, Spot},
-    names::StreamName,
-};
+use tidegate_core::{config::Spot, fault::Fault, names::StreamName};
 
-use crate::registry::{ModuleKind, ModuleSpec};
+use crate::registry::{ModuleKind, ModuleSpec, OpenSource, SourceParts, SourceSettings};
 
 /// The line in the list of modules.
 pub const SPEC: ModuleSpec = ModuleSpec {
@@ -49,7 +46,15 @@ pub struct HttpDefaults {
     pub subject: Option<String>,
 }
 
-impl Check for HttpConfig {
+impl SourceSettings for HttpConfig {
+    fn to(&self) -> &StreamName {
+        &self.to
+    }
+
+    fn open(&self, _: SourceParts) -> Result<OpenSource, Fault> {
+        Ok(OpenSource::Path(self.clone()))
+    }
+
     fn check(&self, here: &Spot<'_>) {
         if let Err(why) = check_path(&self.path) {
             here.at("path").error(why);
@@ -85,6 +90,7 @@ mod tests {
     use tidegate_core::config::{NoReferences, load};
 
     use super::*;
+    use crate::registry::SourceConfig;
 
     #[test]
     fn paths_are_checked() {
@@ -99,10 +105,12 @@ mod tests {
     #[test]
     fn keys_are_those_of_the_document() {
         let text = "{ path: /o, to: orders, defaults: { source: /shop, type: order } }";
-        let config: HttpConfig = load(text, "t.yaml", &NoReferences).unwrap();
+        let text = text.replacen("{ ", "{ type: http, ", 1);
+        let SourceConfig::Http(config) = load(&text, "t.yaml", &NoReferences).unwrap() else { panic!("{text}") };
         assert_eq!(config.defaults.kind.as_deref(), Some("order"));
         for bad in ["{ path: /v1, to: orders }", "{ path: /o, to: orders, defaults: { type: '' } }", "{ path: /o }"] {
-            assert!(load::<HttpConfig>(bad, "t.yaml", &NoReferences).is_err(), "{bad}");
+            let bad = bad.replacen("{ ", "{ type: http, ", 1);
+            assert!(load::<SourceConfig>(&bad, "t.yaml", &NoReferences).is_err(), "{bad}");
         }
     }
 }

@@ -59,7 +59,8 @@ impl Rig {
         let (clock, notices) = (Clock::real(), Notices::default());
         let guard = Guard::new(TargetName::new("partner").unwrap(), policy(timeout), clock.clone(), notices.clone());
         let client = HttpClient::open().unwrap();
-        let parts = SinkParts { guard: Some(guard.clone()), client, clock: clock.clone() };
+        let parts =
+            SinkParts { name: "deliver".parse().unwrap(), guard: Some(guard.clone()), client, clock: clock.clone() };
         let sink = config.open(parts).unwrap().unwrap();
         let (stopper, stop) = service::stop();
         Self { sink, guard, cx: Context { clock, stop, notices }, _stopper: stopper }

@@ -75,6 +75,9 @@ pub(super) fn rare(notice: &Notice) {
         | Notice::StoreRefusing { .. }
         | Notice::StoreRecovered {}
         | Notice::StoreFailed { .. }
+        | Notice::InputRejected { .. }
+        | Notice::SourceHalted { .. }
+        | Notice::SourceResumed { .. }
         | Notice::ModuleReported { .. } => of_the_node(notice),
         Notice::Refused { .. }
         | Notice::LeaseLost { .. }
@@ -113,6 +116,15 @@ fn of_the_node(notice: &Notice) {
         Notice::StoreFailed { reason } => {
             error!(notice = name, "nothing can be written until the node is started again: {reason}")
         }
+        Notice::InputRejected { module, place, why } => {
+            warn!(notice = name, %module, place, "{module}: {place} is no event: {why}");
+        }
+        Notice::SourceHalted { module, disabled, by, reason, until } => {
+            let until = until.map(|at| at.to_string()).unwrap_or_default();
+            let state = if *disabled { "disabled" } else { "paused" };
+            info!(notice = name, %module, by, reason, until, "source {module} is {state}");
+        }
+        Notice::SourceResumed { module, by } => info!(notice = name, %module, by, "source {module} runs again"),
         Notice::ModuleReported { module, what } => info!(notice = name, %module, "{module}: {what}"),
         _ => {}
     }

@@ -115,7 +115,14 @@ impl Berth {
 
     /// Starts a node with more variables in its environment.
     pub(crate) async fn start_with(&self, variables: &[(&str, &str)]) -> Node {
-        let mut child = self.command().envs(variables.iter().copied()).spawn().unwrap();
+        let mut command = self.command();
+        command.envs(variables.iter().copied());
+        self.start_by(command).await
+    }
+
+    /// Starts a node by a command and waits until it is ready.
+    pub(crate) async fn start_by(&self, mut command: Command) -> Node {
+        let mut child = command.spawn().unwrap();
         let log = Log::of(&mut child);
         let listeners = self.data().join("run/listeners.json");
         let pid = child.id();
@@ -176,6 +183,11 @@ impl Drop for Node {
 }
 
 impl Node {
+    /// Takes the end to which the node's standard input is bound.
+    pub(crate) fn stdin(&mut self) -> std::process::ChildStdin {
+        self.child.stdin.take().unwrap()
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }

@@ -1,0 +1,145 @@
+//! Sources and sinks by name: what they show, and pause, resume, enable and disable over restarts.
+
+use serde_json::Value;
+
+use crate::node::{Berth, Node, until};
+
+const CONFIG: &str = r#"
+version: 1
+streams: { orders: {}, ticks: {} }
+sources:
+  intake: { type: http, path: /orders, to: orders }
+  tick: { type: cron, schedule: "* * * * * *", zone: Europe/Berlin, to: ticks, event: { type: tick, data: { n: 1 } } }
+groups:
+  deliver: { from: orders, sink: { type: pull } }
+"#;
+
+async fn send(node: &Node) -> (u16, Option<String>, Value) {
+    let request = node.client.post(format!("{}/orders", node.url)).body("{}").send().await.unwrap();
+    let after = request.headers().get("retry-after").map(|after| after.to_str().unwrap().to_owned());
+    let status = request.status().as_u16();
+    (status, after, serde_json::from_slice(&request.bytes().await.unwrap()).unwrap())
+}
+
+async fn count(node: &Node, stream: &str) -> u64 {
+    node.get(&format!("/v1/streams/{stream}")).await["count"].as_u64().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn modules_are_listed_and_halted_by_hand_and_stay_so() {
+    let berth = Berth::new(CONFIG);
+    let node = berth.start().await;
+    let list = node.json(&["module", "list"]);
+    let rows: Vec<_> =
+        list["modules"].as_array().unwrap().iter().map(|row| (row["name"].clone(), row["type"].clone())).collect();
+    let expect = [("intake", "http"), ("tick", "cron"), ("deliver", "pull")];
+    assert_eq!(rows, expect.map(|(name, kind)| (name.into(), kind.into())));
+    node.json(&["module", "pause", "intake", "--reason", "partner moves", "--until", "10m"]);
+    let (status, after, problem) = send(&node).await;
+    assert_eq!(status, 503, "{problem}");
+    assert!(after.unwrap().parse::<u64>().unwrap() > 500);
+    assert!(problem["detail"].as_str().unwrap().contains("partner moves"), "{problem}");
+    node.json(&["module", "disable", "deliver", "--reason", "not yet"]);
+    assert_eq!(node.get("/v1/modules/deliver").await["state"], "disabled");
+    assert_eq!(node.get("/v1/groups/deliver").await["state"], "paused");
+    let (exit, _, err) = node.cli(&["module", "resume", "deliver"]);
+    assert!(exit == 1 && err.contains("enable it first"), "{exit} {err}");
+    let health = node.get("/health/detailed").await.to_string();
+    assert!(health.contains("paused by") && health.contains("disabled by"), "{health}");
+    node.stop().await;
+
+    let node = berth.start().await;
+    assert_eq!(send(&node).await.0, 503);
+    node.json(&["module", "resume", "intake"]);
+    assert_eq!(send(&node).await.0, 200);
+    let module = node.json(&["module", "enable", "sink.deliver"]);
+    assert_eq!((&module["result"], &module["module"]["state"]), (&"enabled".into(), &"running".into()));
+    assert_eq!(node.cli(&["module", "show", "nothing"]).0, 1);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schedule_brings_events_and_shows_what_comes_next() {
+    let berth = Berth::new(CONFIG);
+    let node = berth.start().await;
+    until("three ticks", || async { (count(&node, "ticks").await >= 3).then_some(()) }).await;
+    let shown = node.json(&["module", "show", "tick"]);
+    assert_eq!(shown["details"]["next"].as_array().unwrap().len(), 5, "{shown}");
+    assert!(shown["brought"]["accepted"].as_u64().unwrap() >= 3, "{shown}");
+    let events = node.get("/v1/streams/ticks/events").await;
+    let ids: Vec<_> = events["events"].as_array().unwrap().iter().map(|one| one["event"]["id"].clone()).collect();
+    let mut unique = ids.clone();
+    unique.dedup();
+    assert_eq!(ids, unique);
+    node.json(&["module", "disable", "tick"]);
+    assert_eq!(node.json(&["module", "show", "tick"])["state"], "disabled");
+    node.kill().await;
+    // A fire that was durable and not yet remembered comes again as the same event, and no disabled source fires.
+    let node = berth.start().await;
+    assert_eq!(node.get("/v1/modules/tick").await["state"], "disabled");
+    let before = count(&node, "ticks").await;
+    node.json(&["module", "enable", "tick"]);
+    until("it ticks again", || async { (count(&node, "ticks").await > before).then_some(()) }).await;
+    node.stop().await;
+}
+
+const FILES: &str = r#"
+version: 1
+streams: { lines: {}, typed: {}, rejected: {} }
+sources:
+  log: { type: file, path: in.jsonl, to: lines, poll: 10ms, rejects: rejected }
+  typed: { type: stdin, to: typed, defaults: { source: /typed, type: key } }
+"#;
+
+fn write(berth: &Berth, from: u32, to: u32) {
+    use std::io::Write as _;
+    let path = berth.path().join("in.jsonl");
+    let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path).unwrap();
+    let lines: String = (from..to).map(|number| format!("{{\"n\":{number}}}\n")).collect();
+    file.write_all(lines.as_bytes()).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_is_read_once_although_the_node_is_killed_while_it_reads() {
+    let berth = Berth::new(FILES);
+    write(&berth, 0, 20_000);
+    let node = berth.start().await;
+    until("it reads", || async { (count(&node, "lines").await > 0).then_some(()) }).await;
+    node.kill().await;
+    write(&berth, 20_000, 20_100);
+    let node = berth.start().await;
+    until("it has read all", || async { (count(&node, "lines").await >= 20_100).then_some(()) }).await;
+    until("it stands at the end", || async {
+        (node.get("/v1/modules/log").await["details"]["state"] == "at the end").then_some(())
+    })
+    .await;
+    assert_eq!(count(&node, "lines").await, 20_100);
+    assert_eq!(node.json(&["module", "show", "log"])["details"]["line"], 20_100);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn standard_input_is_a_source_and_waits_while_it_is_paused() {
+    use std::io::Write as _;
+    let berth = Berth::new(FILES);
+    let mut command = berth.command();
+    command.stdin(std::process::Stdio::piped());
+    let mut node = berth.start_by(command).await;
+    let mut typing = node.stdin();
+    typing.write_all(b"{\"key\":1}\nnot json\n").unwrap();
+    until("one event", || async { (count(&node, "typed").await == 1).then_some(()) }).await;
+    let rejected = || async {
+        let line = node.get("/v1/modules/typed").await["brought"]["rejected_last"]["message"].clone();
+        line.as_str().is_some_and(|line| line.starts_with("stdin:2: ")).then_some(())
+    };
+    until("one line rejected", rejected).await;
+    node.json(&["module", "pause", "typed"]);
+    typing.write_all(b"2\n3").unwrap();
+    drop(typing);
+    node.json(&["module", "resume", "typed"]);
+    until("it has ended", || async { (node.get("/v1/modules/typed").await["state"] == "ended").then_some(()) }).await;
+    assert_eq!(count(&node, "typed").await, 3);
+    let metrics = node.client.get(format!("{}/metrics", node.url)).send().await.unwrap().text().await.unwrap();
+    assert!(metrics.contains("tidegate_source_rejected_total{source=\"typed\"} 1"), "{metrics}");
+    node.stop().await;
+}
