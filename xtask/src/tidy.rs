@@ -10,6 +10,7 @@ mod lock;
 mod map;
 mod names;
 mod orphans;
+mod proofs;
 mod ratchet;
 mod tests_kept;
 mod todo;
@@ -39,7 +40,7 @@ impl fmt::Display for Finding {
 }
 
 /// The rules that need nothing but the files.
-const RULES: [fn(&Tree) -> Vec<Finding>; 12] = [
+const RULES: [fn(&Tree) -> Vec<Finding>; 13] = [
     parses,
     header::check,
     ratchet::check,
@@ -52,6 +53,7 @@ const RULES: [fn(&Tree) -> Vec<Finding>; 12] = [
     lock::check,
     decisions::check,
     links::check,
+    proofs::check,
 ];
 
 /// Checks every rule and prints the findings; true when there are none.
