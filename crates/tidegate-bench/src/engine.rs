@@ -200,7 +200,7 @@ pub(crate) async fn settle(
                     break;
                 };
                 let max = batch.min(usize::try_from(left)?);
-                let ask = Claim { group: group.clone(), max, lease: Duration::from_secs(60) };
+                let ask = Claim { group: group.clone(), max, lease: Duration::from_secs(60), before: None };
                 let claimed = store.claim(&ask).await?;
                 if claimed.deliveries.is_empty() {
                     // Others hold the rest of this group. Looking again and again would only cost processor time.

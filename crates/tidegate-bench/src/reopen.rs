@@ -119,7 +119,12 @@ fn tell_open(dir: &Path) -> Result<()> {
         let store = tidegate_store::open("embedded", dir, clock.clone(), Notices::default())?;
         let opened = watch.elapsed();
         let first = {
-            let ask = tidegate_core::store::Claim { group: group_name("work"), max: 1, lease: Duration::from_secs(60) };
+            let ask = tidegate_core::store::Claim {
+                group: group_name("work"),
+                max: 1,
+                lease: Duration::from_secs(60),
+                before: None,
+            };
             store.claim(&ask).await?;
             watch.elapsed()
         };

@@ -8,6 +8,7 @@ pub(crate) mod ledger;
 pub(crate) mod modules;
 pub(crate) mod node;
 pub(crate) mod pull;
+pub(crate) mod steer;
 pub(crate) mod streams;
 pub(crate) mod targets;
 
@@ -119,6 +120,8 @@ routes! {
     Post "/v1/groups/{group}/pause" Operator => groups::pause;
     Post "/v1/groups/{group}/resume" Operator => groups::resume;
     Post "/v1/groups/{group}/scale" Operator => groups::scale;
+    Post "/v1/groups/{group}/seek" Operator => steer::seek;
+    Post "/v1/groups/{group}/drain" Operator => steer::drain;
     Get  "/v1/targets" Viewer => targets::list;
     Get  "/v1/targets/{target}" Viewer => targets::show;
     Post "/v1/targets/{target}/trip" Operator => targets::trip;

@@ -195,7 +195,11 @@ fn obstacles(facts: &Facts<'_>) -> Vec<Reason> {
         all.push(Reason::new("no_worker", "this node does not run the group: it is not in its configuration"));
         return all;
     };
-    if group.state == GroupState::Draining {
+    if let Some(drain) = &group.drain {
+        let detail =
+            format!("the group finishes what lies before {} and pauses then, as {} asked", drain.before, drain.by);
+        all.push(Reason::new("group_draining", detail).since(drain.at).until(Some(drain.until)));
+    } else if group.state == GroupState::Draining {
         all.push(Reason::new("draining", "the node stops and takes no new work"));
     }
     if let Some(pause) = &group.paused {

@@ -9,7 +9,7 @@ use utoipa::{
 };
 
 use crate::{
-    api::{ROUTES, Verb, audit, dlq, events, groups, ledger, modules, node, pull, streams, targets},
+    api::{ROUTES, Verb, audit, dlq, events, groups, ledger, modules, node, pull, steer, streams, targets},
     problem::{PROBLEM_JSON, ProblemDocument},
 };
 
@@ -23,6 +23,7 @@ use crate::{
     paths(
         streams::list, streams::show, streams::read, streams::publish,
         groups::list, groups::show, groups::pause, groups::resume, groups::scale,
+        steer::seek, steer::drain,
         pull::claim, pull::settle, pull::extend,
         targets::list, targets::show, targets::trip, targets::reset, targets::limit,
         modules::list, modules::show, modules::pause, modules::resume, modules::enable, modules::disable,

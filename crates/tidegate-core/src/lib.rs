@@ -13,6 +13,7 @@ pub mod limits;
 pub mod names;
 pub mod notice;
 pub mod order;
+pub mod seek;
 pub mod service;
 mod signature;
 pub mod source;

@@ -147,6 +147,10 @@ limits! {
     CRON_MISSED_MAX: usize = 1_000, "fires";
     /// Longest `data` of the events of a `cron` source, as JSON.
     CRON_DATA_BYTES_MAX: usize = 64 * KIB, "bytes";
+    /// Longest time that a drain may be given.
+    DRAIN_SECONDS_MAX: u64 = 24 * 3600, "seconds";
+    /// Most kept events that a seek to an event looks at to find it.
+    SCAN_EVENTS_MAX: u64 = 10_000_000, "events";
     /// Largest configuration file.
     CONFIG_BYTES_MAX: usize = MIB, "bytes";
     /// Deepest nesting of a configuration file, aliases resolved.
@@ -159,6 +163,8 @@ limits! {
 
 /// Time in which a client must deliver the head of a request.
 pub const HEADER_READ: Duration = Duration::from_secs(HEADER_READ_SECONDS);
+/// Longest time that a drain may be given.
+pub const DRAIN_MAX: Duration = Duration::from_secs(DRAIN_SECONDS_MAX);
 /// Longest wait of a long poll.
 pub const CLAIM_WAIT_MAX: Duration = Duration::from_secs(CLAIM_WAIT_SECONDS_MAX);
 

@@ -73,6 +73,12 @@ notices! {
     GroupResumed = "group.resumed" { group: GroupName, by: String }
     /// The number of workers of a group changed.
     GroupScaled = "group.scaled" { group: GroupName, workers: u64, by: String }
+    /// A group was moved to another place in its stream.
+    GroupSought = "group.sought" { group: GroupName, from: Position, to: Position, by: String, reason: String }
+    /// A group finishes what is there and pauses then.
+    GroupDraining = "group.draining" { group: GroupName, by: String, reason: String, until: Timestamp }
+    /// A group finished what was there, or its time for that is over, and is paused.
+    GroupDrained = "group.drained" { group: GroupName, left: u64, by: String }
     /// A target's breaker opened: groups stop claiming for it.
     BreakerOpened = "breaker.opened" { target: TargetName, class: FaultClass, message: String, until: Timestamp }
     /// A target's breaker lets one call through to see.

@@ -17,6 +17,7 @@ use crate::{
     fault::Result,
     names::{GroupName, StreamName},
     order::OrderBy,
+    seek::{Rehearsal, SeekTo, Sought},
     whereabouts::{Find, Finding, Standing, Steps},
 };
 
@@ -202,6 +203,8 @@ pub struct Claim {
     pub max: usize,
     /// How long the lease lasts.
     pub lease: Duration,
+    /// Only events before this position; none = all.
+    pub before: Option<Position>,
 }
 
 /// What a group is lent, and what was settled on the way without being lent.
@@ -249,7 +252,9 @@ pub struct GroupStatus {
     pub name: GroupName,
     /// Stream it reads.
     pub stream: StreamName,
-    /// Events accepted since its start.
+    /// First event that it has not looked at.
+    pub next: Position,
+    /// Events accepted since its start, or since the place that it was moved to.
     pub accepted: u64,
     /// Settled as done; duplicates included.
     pub done: u64,
@@ -257,6 +262,8 @@ pub struct GroupStatus {
     pub duplicates: u64,
     /// May run now, or waits behind its order key.
     pub waiting: u64,
+    /// Of those, not looked at yet: from `next` on.
+    pub unseen: u64,
     /// Waits for a time.
     pub scheduled: u64,
     /// Lent to a worker.
@@ -349,6 +356,18 @@ pub trait Broker: Send + Sync {
 
     /// Forgets a group, so that it no longer holds back retention.
     async fn remove_group(&self, group: &GroupName) -> Result<()>;
+
+    /// Finds where a place lies for a group: the first kept event at or after it, or the one that comes next.
+    /// [`SeekTo::Event`] is not for an engine to find.
+    async fn locate(&self, group: &GroupName, place: &SeekTo) -> Result<Position>;
+
+    /// Moves a group to a position that is kept, or behind the newest one, in one commit. Its accounting starts anew
+    /// there; retries of before are forgotten. The ledger stays, but with `again` it does not hold back events that are
+    /// in the stream now for what was done before now. A conflict while any delivery is in flight.
+    async fn seek(&self, group: &GroupName, to: Position, again: bool) -> Result<Sought>;
+
+    /// Counts what would become of at most `max` events from a position on if the group looked at them now.
+    async fn rehearse(&self, group: &GroupName, from: Position, max: usize) -> Result<Rehearsal>;
 
     /// Appends events, all or none; returns when they are durable as their stream promises, in input order.
     async fn append(&self, stream: &StreamName, events: Vec<Event>) -> Result<Vec<Appended>>;

@@ -16,6 +16,7 @@ mod judge;
 mod pull;
 mod renew;
 mod settle;
+mod steer;
 mod view;
 mod worker;
 
@@ -23,7 +24,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicI64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -39,7 +40,7 @@ use tidegate_core::{
     names::{GroupName, StreamName},
     notice::Notice,
     service::Context,
-    store::{GroupSpec, Store},
+    store::{Claim, GroupSpec, Store},
 };
 use tokio::sync::{Notify, watch};
 
@@ -50,11 +51,13 @@ use self::{
     pull::Lent,
     renew::{Renewer, Resumer},
     settle::{Flusher, Settles},
+    steer::Pacer,
     worker::{Ready, Worker},
 };
 pub use self::{
     desired::Pause,
     pull::PullStatus,
+    steer::{Drain, Pace, SeekAsk},
     view::{GroupState, GroupView, Running},
 };
 use crate::supervisor::Supervisor;
@@ -140,6 +143,9 @@ pub(crate) struct Group {
     settles: Settles,
     /// What workers outside hold.
     lent: Lent,
+    pacer: Pacer,
+    /// When the next scheduled delivery is due, as the last claim that found nothing said; zero when it said nothing.
+    next_due: AtomicI64,
 }
 
 impl fmt::Debug for Group {
@@ -187,6 +193,8 @@ impl Group {
             flight: Flight::default(),
             settles: Settles::default(),
             lent: Lent::default(),
+            pacer: Pacer::default(),
+            next_due: AtomicI64::new(0),
             policy,
         });
         group.start();
@@ -221,6 +229,21 @@ impl Group {
         self.ready.push(batch);
     }
 
+    /// Remembers when the next scheduled delivery is due.
+    fn note_due(&self, due: Option<Timestamp>) {
+        self.next_due.store(due.map_or(0, Timestamp::as_millis), Ordering::Relaxed);
+    }
+
+    fn next_due(&self) -> Option<Timestamp> {
+        Some(Timestamp::from_millis(self.next_due.load(Ordering::Relaxed))).filter(|due| *due > Timestamp::ZERO)
+    }
+
+    /// What a claim asks for.
+    fn ask(&self, max: usize) -> Claim {
+        let before = self.desired.borrow().drain.as_ref().map(|drain| drain.before);
+        Claim { group: self.name.clone(), max, lease: self.policy.lease, before }
+    }
+
     fn busy(&self) -> usize {
         self.busy.load(Ordering::SeqCst)
     }
@@ -240,7 +263,8 @@ impl Group {
     /// Stops claiming as this pause says, and keeps it.
     pub(crate) async fn halt(&self, pause: Pause) -> Result<()> {
         let _changing = self.changing.lock().await;
-        desired::keep_pause(&*self.store, &self.name, Some(&pause)).await?;
+        desired::keep(&*self.store, &self.name, "paused", Some(&pause)).await?;
+        self.end_wish_to_drain().await?;
         let Pause { by, reason, until, .. } = pause.clone();
         self.desired.send_modify(|desired| desired.paused = Some(pause));
         self.cx.notices.emit(&Notice::GroupPaused { group: self.name.clone(), by, reason, until });
@@ -253,7 +277,11 @@ impl Group {
 
     pub(crate) async fn resume(&self, by: &str) -> Result<()> {
         let _changing = self.changing.lock().await;
-        if self.desired.borrow().paused.is_none() {
+        let is_idle = {
+            let desired = self.desired.borrow();
+            desired.paused.is_none() && desired.drain.is_none()
+        };
+        if is_idle {
             return Ok(());
         }
         self.go_on(by).await
@@ -271,9 +299,18 @@ impl Group {
     }
 
     async fn go_on(&self, by: &str) -> Result<()> {
-        desired::keep_pause(&*self.store, &self.name, None).await?;
+        desired::keep::<Pause>(&*self.store, &self.name, "paused", None).await?;
+        self.end_wish_to_drain().await?;
         self.desired.send_modify(|desired| desired.paused = None);
         self.cx.notices.emit(&Notice::GroupResumed { group: self.name.clone(), by: by.to_owned() });
+        Ok(())
+    }
+
+    async fn end_wish_to_drain(&self) -> Result<()> {
+        if self.desired.borrow().drain.is_some() {
+            desired::keep::<Drain>(&*self.store, &self.name, "drain", None).await?;
+            self.desired.send_modify(|desired| desired.drain = None);
+        }
         Ok(())
     }
 

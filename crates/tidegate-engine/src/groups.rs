@@ -6,16 +6,17 @@ use bytestring::ByteString;
 use parking_lot::RwLock;
 use tidegate_core::{
     clock::Timestamp,
-    delivery::{Delivery, LeaseToken, Outcome},
+    delivery::{Delivery, LeaseToken, Outcome, Position},
     fault::{Fault, Result},
     handler::Handler,
     names::GroupName,
+    seek::{Rehearsal, SeekTo, Sought},
     service::Context,
     store::{GroupSpec, Store},
 };
 
 use crate::{
-    group::{Group, GroupParts, GroupPolicy, GroupView, Pause, PullStatus, Running},
+    group::{Group, GroupParts, GroupPolicy, GroupView, Pause, PullStatus, Running, SeekAsk},
     supervisor::Supervisor,
 };
 
@@ -125,6 +126,26 @@ impl Groups {
     /// Changes the number of workers, durably, until the configuration asks for another number than today.
     pub async fn scale(&self, name: &GroupName, workers: usize, by: &str) -> Result<()> {
         self.get(name)?.scale(workers, by).await
+    }
+
+    /// Finds a place in the stream of a group.
+    pub async fn locate(&self, name: &GroupName, place: &SeekTo) -> Result<Position> {
+        self.get(name)?.locate(place).await
+    }
+
+    /// Counts what would become of the events from a position on if the group were there, at most so many of them.
+    pub async fn rehearse(&self, name: &GroupName, from: Position, again: bool, max: u64) -> Result<Rehearsal> {
+        self.get(name)?.rehearse(from, again, max).await
+    }
+
+    /// Moves a group to another place in its stream, durably, once what is in flight is finished.
+    pub async fn seek(&self, name: &GroupName, to: Position, ask: &SeekAsk) -> Result<Sought> {
+        self.get(name)?.seek(to, ask).await
+    }
+
+    /// Lets a group finish what is there now, at most until a time, and pause then; durably.
+    pub async fn drain(&self, name: &GroupName, by: &str, reason: &str, until: Timestamp) -> Result<()> {
+        self.get(name)?.drain(by, reason, until).await
     }
 
     /// Returns what somebody works on, here or outside, the longest-running first.

@@ -18,6 +18,7 @@ mod group;
 mod journal;
 mod open;
 mod scan;
+mod seek;
 mod seen;
 mod segment;
 mod settle;

@@ -17,6 +17,7 @@ mod read;
 mod restart;
 mod retention;
 mod schedule;
+mod seek;
 mod settle;
 mod state;
 mod whereabouts;
@@ -137,6 +138,14 @@ cases! {
     group {
         a_group_starts_where_it_says, declaring_again_moves_nothing, a_group_stays_with_its_stream,
         everything_is_listed, a_removed_group_is_gone, many_groups_and_streams_live_together,
+    }
+    seek {
+        a_hundred_back_with_a_ledger_runs_nothing, without_a_ledger_everything_runs_again,
+        what_lies_before_is_forgotten, nothing_moves_while_something_is_in_flight, what_is_not_kept_is_refused,
+        places_are_found, a_rehearsal_says_what_becomes_of_each, order_keys_hold_after_a_seek: Order,
+        a_seek_survives: Durable, retention_waits_for_a_group_that_went_back, going_back_does_not_fill_the_backlog,
+        what_was_forced_once_is_not_forced_again, again_runs_what_was_done_before_once,
+        a_claim_may_end_before_a_position,
     }
     state { values_are_put_replaced_and_taken_away, a_value_may_be_large }
     whereabouts {

@@ -12,6 +12,7 @@ mod look;
 mod module;
 mod publish;
 mod run;
+mod steer;
 mod store;
 mod stream;
 mod target;
@@ -82,7 +83,7 @@ enum Command {
     /// Look at streams and their events.
     #[command(subcommand)]
     Stream(stream::Stream),
-    /// Look at groups, pause, resume and scale them.
+    /// Look at groups, pause, resume, scale, seek and drain them.
     #[command(subcommand)]
     Group(group::Group),
     /// Look at dead letters and decide what becomes of them.

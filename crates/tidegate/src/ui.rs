@@ -99,6 +99,23 @@ impl Ui {
         }
     }
 
+    /// Tells how far long work has come: a line that is overwritten on a terminal, JSON lines for programs, both on
+    /// standard error.
+    pub(crate) fn progress(self, text: &str, document: &Value) {
+        if self.is_json() {
+            error_text(&format!("{document}\n"));
+        } else if io::stderr().is_terminal() {
+            error_text(&format!("\r\x1b[K{text}"));
+        }
+    }
+
+    /// Ends the line of progress.
+    pub(crate) fn progress_over(self) {
+        if !self.is_json() && io::stderr().is_terminal() {
+            error_text("\r\x1b[K");
+        }
+    }
+
     /// Asks for leave to do something that cannot be undone. Without a terminal and without `--yes` the answer is no.
     pub(crate) fn confirm(self, is_agreed: bool, what: &str) -> Result<(), Failed> {
         if is_agreed {

@@ -4,6 +4,7 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use tidegate_core::{
     clock::Timestamp,
+    config::RateText,
     fault::{Fault, Result},
     guard::Gate,
     names::GroupName,
@@ -35,7 +36,9 @@ pub(crate) struct Group {
     workers: usize,
     /// Of those, how many are busy.
     busy: usize,
-    /// Events accepted since its start.
+    /// First event that it has not looked at.
+    next: String,
+    /// Events accepted since its start, or since the place that it was moved to.
     accepted: u64,
     /// May run now, or waits behind its order key.
     waiting: u64,
@@ -61,6 +64,10 @@ pub(crate) struct Group {
     blocked_keys: u64,
     /// Why it does not claim, at somebody's wish.
     paused: Option<Paused>,
+    /// It finishes what was there when somebody asked, and pauses then.
+    drain: Option<Drain>,
+    /// It is slowed down until it has caught up.
+    pace: Option<Pace>,
     /// Its workers are outside of the node.
     pull: bool,
     /// The target that its handler calls.
@@ -80,6 +87,29 @@ pub(crate) struct Paused {
     /// When it goes on by itself.
     #[schema(value_type = Option<String>, format = DateTime)]
     until: Option<Timestamp>,
+}
+
+/// A group that comes to an end.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Drain {
+    by: String,
+    reason: String,
+    #[schema(value_type = String, format = DateTime)]
+    since: Timestamp,
+    /// When it pauses, whatever is left.
+    #[schema(value_type = String, format = DateTime)]
+    until: Timestamp,
+    /// What lies before this position is finished.
+    before: String,
+}
+
+/// A group that is slowed down.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Pace {
+    #[schema(example = "50/s")]
+    rate: String,
+    /// It ends when the group comes to this position.
+    before: String,
 }
 
 /// How a group works.
@@ -119,6 +149,7 @@ impl From<GroupView> for Group {
             state: view.state.as_str(),
             workers: view.workers,
             busy: view.busy,
+            next: status.next.to_string(),
             accepted: status.accepted,
             waiting: status.waiting,
             scheduled: status.scheduled,
@@ -136,6 +167,17 @@ impl From<GroupView> for Group {
                 reason: pause.reason,
                 since: pause.at,
                 until: pause.until,
+            }),
+            drain: view.drain.map(|drain| Drain {
+                by: drain.by,
+                reason: drain.reason,
+                since: drain.at,
+                until: drain.until,
+                before: drain.before.to_string(),
+            }),
+            pace: view.pace.map(|pace| Pace {
+                rate: RateText { count: pace.rate.count, per: pace.rate.per }.to_string(),
+                before: pace.before.to_string(),
             }),
             pull: view.pull,
             target: view.target.map(String::from),
@@ -228,12 +270,12 @@ pub(crate) struct ScaleAsk {
 pub(crate) struct GroupAction {
     /// Id of this action.
     action: String,
-    /// `paused`, `resumed` or `scaled`.
+    /// `paused`, `resumed`, `scaled` or `draining`.
     result: &'static str,
     group: Group,
 }
 
-async fn done(
+pub(super) async fn done(
     call: &Call,
     group: &GroupName,
     what: &'static str,

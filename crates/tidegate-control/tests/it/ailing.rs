@@ -11,6 +11,7 @@ use tidegate_core::{
     event::Event,
     fault::{Fault, Result},
     names::{GroupName, StreamName},
+    seek::{Rehearsal, SeekTo, Sought},
     store::{
         Appended, Broker, Claim, Claimed, DeadEntry, DeadImport, DeadLetter, DeadLetters, DeadQuery, DeadReport,
         DeadStep, DeadStepStatus, GroupSpec, GroupStatus, Ledger, LedgerEntry, LedgerStatus, Page, Promises, Store,
@@ -75,6 +76,18 @@ impl Broker for Ailing {
 
     async fn remove_group(&self, group: &GroupName) -> Result<()> {
         self.inner.remove_group(group).await
+    }
+
+    async fn locate(&self, group: &GroupName, place: &SeekTo) -> Result<Position> {
+        self.inner.locate(group, place).await
+    }
+
+    async fn seek(&self, group: &GroupName, to: Position, again: bool) -> Result<Sought> {
+        self.inner.seek(group, to, again).await
+    }
+
+    async fn rehearse(&self, group: &GroupName, from: Position, max: usize) -> Result<Rehearsal> {
+        self.inner.rehearse(group, from, max).await
     }
 
     async fn append(&self, stream: &StreamName, events: Vec<Event>) -> Result<Vec<Appended>> {

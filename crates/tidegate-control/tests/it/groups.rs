@@ -68,6 +68,53 @@ async fn a_group_is_paused_resumed_and_scaled() {
 }
 
 #[tokio::test]
+async fn a_group_is_sought_and_drained() {
+    let mut node = Node::start().await;
+    node.publish(&["a", "b", "c"]).await;
+    for delivery in node.claim(3).await {
+        node.settle(&delivery, json!({ "outcome": "done" })).await;
+    }
+    let ask = json!({ "to": "-2", "dry_run": true });
+    let rehearsed = node.post("/v1/groups/deliver/seek", ask).await.good();
+    assert_eq!(
+        (&rehearsed["result"], &rehearsed["from"], &rehearsed["to"]),
+        (&json!("rehearsed"), &json!("4"), &json!("2"))
+    );
+    let events = &rehearsed["events"];
+    assert_eq!(
+        (&events["would_run"], &events["would_skip"], &events["complete"]),
+        (&json!(0), &json!(2), &json!(true))
+    );
+    let moved =
+        node.post("/v1/groups/deliver/seek", json!({ "to": "b", "ignore_ledger": true, "reason": "bug" })).await;
+    let moved = moved.good();
+    assert_eq!(
+        (&moved["result"], &moved["to"], &moved["events"]["would_run"]),
+        (&json!("moved"), &json!("2"), &json!(2))
+    );
+    assert_eq!(node.get("/v1/groups/deliver").await.good()["waiting"], 2);
+    let held = node.claim(1).await;
+    let busy = json!({ "to": "earliest", "wait": "0s" });
+    node.post("/v1/groups/deliver/seek", busy).await.problem(409, "conflict");
+    node.settle(&held[0], json!({ "outcome": "done" })).await;
+    for wrong in [json!({}), json!({ "to": "" }), json!({ "to": "1", "wait": "1h" }), json!({ "to": "1", "rate": "x" })]
+    {
+        node.post("/v1/groups/deliver/seek", wrong).await.problem(400, "invalid");
+    }
+    node.post("/v1/groups/deliver/seek", json!({ "to": "nothing-like-it" })).await.problem(404, "missing");
+
+    let drained = node.post("/v1/groups/deliver/drain", json!({ "timeout": "1h", "reason": "move" })).await.good();
+    assert_eq!((&drained["result"], &drained["group"]["state"]), (&json!("draining"), &json!("draining")));
+    for delivery in node.claim(3).await {
+        node.settle(&delivery, json!({ "outcome": "done" })).await;
+    }
+    let told = node.tap.wait_for(|notice| matches!(notice, Notice::GroupDrained { .. })).await.unwrap();
+    assert!(matches!(told, Notice::GroupDrained { left: 0, .. }));
+    assert_eq!(node.get("/v1/groups/deliver").await.good()["paused"]["reason"], "drained: move");
+    node.post("/v1/groups/deliver/drain", json!({ "timeout": "30d" })).await.problem(400, "invalid");
+}
+
+#[tokio::test]
 async fn a_target_is_tripped_reset_and_limited() {
     let node = Node::start().await;
     let target = node.get("/v1/targets/partner").await.good();

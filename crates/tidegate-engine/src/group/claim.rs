@@ -12,7 +12,7 @@ use tidegate_core::{
     limits,
     notice::Notice,
     service::{Context, Service, StopPhase},
-    store::{Claim, Claimed},
+    store::Claimed,
 };
 
 use super::{Group, settle::Verdict};
@@ -94,12 +94,12 @@ impl Group {
         if self.cx.stop.phase() != StopPhase::Running {
             return Room::Stop;
         }
-        let workers = {
+        let (workers, paced) = {
             let desired = self.desired.borrow();
-            if desired.paused.is_some() {
+            if desired.holds_back() {
                 return Room::Wait(later);
             }
-            desired.workers
+            (desired.workers, desired.pace.as_ref().map(|pace| self.pacer.room(pace.rate, now)))
         };
         let busy = self.busy();
         let gate = self.gate();
@@ -116,7 +116,12 @@ impl Group {
             0 => Room::Wait(later),
             // The store is behind: more effects without a settlement would only be more that is repeated after a crash.
             _ if self.settles.pending() >= unsettled_max => Room::Wait(later),
-            free => Room::Batches(free),
+            free => match paced {
+                None => Room::Batches(free),
+                Some((0, at)) => Room::Wait(at.min(later)),
+                // One at a time: a batch may hold more than the pace allows.
+                Some(_) => Room::Probe,
+            },
         }
     }
 }
@@ -165,9 +170,10 @@ impl Claimer {
             return Ok(());
         }
         let now = group.cx.clock.now();
-        let ask = Claim { group: group.name.clone(), max: max.min(limits::CLAIM_MAX), lease: group.policy.lease };
-        let mut claimed = group.store.claim(&ask).await?;
+        let mut claimed = group.store.claim(&group.ask(max.min(limits::CLAIM_MAX))).await?;
         group.tell_claimed(&claimed);
+        let newest = claimed.deliveries.last().map(|delivery| delivery.position);
+        group.paced(claimed.deliveries.len(), newest, newest.is_none() && claimed.next_due.is_none()).await?;
         if !claimed.deliveries.is_empty() {
             let lease_until = now.plus(group.policy.lease);
             let deliveries = std::mem::take(&mut claimed.deliveries);
@@ -176,6 +182,7 @@ impl Claimer {
             return Ok(());
         }
         drop(claiming);
+        group.note_due(claimed.next_due);
         let every = if group.wakes { LOOK_EVERY } else { LOOK_EVERY_UNWOKEN };
         let look = group.cx.clock.now().plus(every);
         let until = claimed.next_due.map_or(look, |due| due.min(look));

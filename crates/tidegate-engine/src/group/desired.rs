@@ -8,6 +8,8 @@ use tidegate_core::{
     store::Store,
 };
 
+use super::{Drain, Pace};
+
 /// Why a group does not claim or a source does not bring, at somebody's wish.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pause {
@@ -30,6 +32,10 @@ pub struct Pause {
 pub(crate) struct Desired {
     pub(crate) workers: usize,
     pub(crate) paused: Option<Pause>,
+    pub(crate) drain: Option<Drain>,
+    pub(crate) pace: Option<Pace>,
+    /// It is being moved and claims nothing meanwhile; not kept.
+    pub(crate) moving: bool,
 }
 
 /// A number of workers set by hand.
@@ -55,7 +61,8 @@ pub(crate) async fn restore(store: &dyn Store, group: &GroupName, configured: us
     };
     let scaled: Option<Scaled> = read(group, find("workers"))?;
     let workers = scaled.filter(|scaled| scaled.configured == configured).map_or(configured, |scaled| scaled.workers);
-    Ok(Desired { workers, paused: read(group, find("paused"))? })
+    let (paused, drain) = (read(group, find("paused"))?, read(group, find("drain"))?);
+    Ok(Desired { workers, paused, drain, pace: read(group, find("pace"))?, moving: false })
 }
 
 fn read<T: DeserializeOwned>(group: &GroupName, value: Option<&[u8]>) -> Result<Option<T>> {
@@ -63,9 +70,22 @@ fn read<T: DeserializeOwned>(group: &GroupName, value: Option<&[u8]>) -> Result<
     value.map_err(|err| Fault::corrupt(format!("stored state of group {group} is not readable")).because(err))
 }
 
-pub(crate) async fn keep_pause(store: &dyn Store, group: &GroupName, pause: Option<&Pause>) -> Result<()> {
-    let value = pause.map(write).transpose()?;
-    store.put_state(&key(group, "paused"), value.as_deref()).await
+/// Keeps one wish; none = nobody wishes it any more.
+pub(crate) async fn keep<T: Serialize>(
+    store: &dyn Store,
+    group: &GroupName,
+    what: &str,
+    wish: Option<&T>,
+) -> Result<()> {
+    let value = wish.map(write).transpose()?;
+    store.put_state(&key(group, what), value.as_deref()).await
+}
+
+impl Desired {
+    /// Whether nothing is claimed, at somebody's wish.
+    pub(crate) fn holds_back(&self) -> bool {
+        self.paused.is_some() || self.moving
+    }
 }
 
 pub(crate) async fn keep_workers(

@@ -15,12 +15,11 @@ use tidegate_core::{
     fault::{Fault, Origin, Result},
     limits,
     service::StopPhase,
-    store::Claim,
 };
 use tokio::sync::Notify;
 
 use super::{
-    Group, Running,
+    Group, Pace, Running,
     claim::Idle,
     judge::{Ended, Returned, Subject, announce, judge, report},
 };
@@ -125,9 +124,16 @@ impl Group {
         let mut desired = self.desired.subscribe();
         let mut idle = Idle::default();
         loop {
-            let paused = desired.borrow_and_update().paused.is_some();
+            let (paused, paced) = {
+                let desired = desired.borrow_and_update();
+                let room = |pace: &Pace| self.pacer.room(pace.rate, self.cx.clock.now());
+                (desired.holds_back(), desired.pace.as_ref().map(room))
+            };
             let mut next_due = None;
-            if !paused {
+            if let Some((0, at)) = paced {
+                next_due = Some(at);
+            } else if !paused {
+                let max = paced.map_or(max, |(room, _)| max.min(room));
                 let _claiming = self.flight.claiming();
                 if self.cx.stop.phase() != StopPhase::Running {
                     return Ok(Vec::new());
@@ -146,6 +152,8 @@ impl Group {
             let work = async {
                 if paused {
                     self.cx.clock.sleep_until(until).await;
+                } else if paced.is_some_and(|(room, _)| room == 0) {
+                    self.cx.clock.sleep_until(look).await;
                 } else {
                     idle.wait(self, look).await;
                 }
@@ -159,9 +167,14 @@ impl Group {
     }
 
     async fn pull_once(&self, by: &ByteString, max: usize) -> Result<(Vec<Delivery>, Option<Timestamp>)> {
-        let ask = Claim { group: self.name.clone(), max: max.clamp(1, limits::CLAIM_MAX), lease: self.policy.lease };
-        let claimed = self.store.claim(&ask).await?;
+        let claimed = self.store.claim(&self.ask(max.clamp(1, limits::CLAIM_MAX))).await?;
         self.tell_claimed(&claimed);
+        let newest = claimed.deliveries.last().map(|delivery| delivery.position);
+        let none_due = newest.is_none() && claimed.next_due.is_none();
+        self.paced(claimed.deliveries.len(), newest, none_due).await?;
+        if newest.is_none() {
+            self.note_due(claimed.next_due);
+        }
         let mut deliveries = claimed.deliveries;
         let doomed: Vec<(Delivery, Settled)> = deliveries
             .extract_if(.., |delivery| self.triaged(delivery).is_some())

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use tidegate_core::{
     delivery::LeaseToken,
-    fault::Result,
+    fault::{Fault, Result},
     service::{Context, Service},
 };
 
@@ -59,7 +59,7 @@ impl Renewer {
     }
 }
 
-/// Resumes a paused group when the pause has an end.
+/// Resumes a paused group when the pause has an end, and ends its drains.
 pub(super) struct Resumer(pub(super) Arc<Group>);
 
 #[async_trait]
@@ -71,14 +71,27 @@ impl Service for Resumer {
     async fn run(&self, cx: Context) -> Result<()> {
         let mut desired = self.0.desired.subscribe();
         loop {
-            let until = desired.borrow_and_update().paused.as_ref().and_then(|pause| pause.until);
+            let (until, drain) = {
+                let desired = desired.borrow_and_update();
+                (desired.paused.as_ref().and_then(|pause| pause.until), desired.drain.clone())
+            };
             let due = async {
                 match until {
                     Some(until) => cx.clock.sleep_until(until).await,
                     None => std::future::pending().await,
                 }
             };
+            let drained = async {
+                match &drain {
+                    Some(drain) => Ok::<_, Fault>((drain, self.0.drain_over(drain).await?)),
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
+                drained = drained => {
+                    let (drain, left) = drained?;
+                    self.0.end_drain(drain, left).await?;
+                }
                 () = due => self.0.end_pause().await?,
                 _ = desired.changed() => {}
                 () = cx.stop.draining() => return Ok(()),

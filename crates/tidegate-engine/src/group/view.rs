@@ -11,7 +11,7 @@ use tidegate_core::{
     store::{GroupSpec, GroupStatus},
 };
 
-use super::{Group, GroupPolicy, Pause};
+use super::{Drain, Group, GroupPolicy, Pace, Pause};
 
 /// Where a group stands.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,6 +26,10 @@ pub struct GroupView {
     pub busy: usize,
     /// Why it does not claim, at somebody's wish.
     pub paused: Option<Pause>,
+    /// It finishes what was there when somebody asked, and pauses then.
+    pub drain: Option<Drain>,
+    /// It is slowed down until it has caught up.
+    pub pace: Option<Pace>,
     /// Its workers are outside of the node.
     pub pull: bool,
     /// Workers outside that ask for work right now.
@@ -49,7 +53,7 @@ pub enum GroupState {
     Running,
     /// It claims nothing, at somebody's wish.
     Paused,
-    /// It claims nothing more, because the node stops.
+    /// It claims nothing more, because the node stops; or nothing new, because somebody wants it to come to an end.
     Draining,
 }
 
@@ -91,6 +95,7 @@ impl Group {
         let state = match (self.cx.stop.phase(), &desired.paused) {
             (StopPhase::Draining | StopPhase::Aborted, _) => GroupState::Draining,
             (StopPhase::Running, Some(_)) => GroupState::Paused,
+            (StopPhase::Running, None) if desired.drain.is_some() => GroupState::Draining,
             (StopPhase::Running, None) => GroupState::Running,
         };
         Ok(GroupView {
@@ -99,6 +104,8 @@ impl Group {
             workers: desired.workers,
             busy: self.busy(),
             paused: desired.paused,
+            drain: desired.drain,
+            pace: desired.pace,
             pull: self.handler.is_none(),
             asking: self.lent.asking(),
             asked_at: self.lent.asked_at(),

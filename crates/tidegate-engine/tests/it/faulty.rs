@@ -15,6 +15,7 @@ use tidegate_core::{
     fault::{Fault, Origin, Result},
     names::{GroupName, StreamName},
     notice::Notices,
+    seek::{Rehearsal, SeekTo, Sought},
     store::*,
     whereabouts::{Find, Finding, Standing, Steps},
 };
@@ -111,6 +112,18 @@ impl Broker for Wrapped {
 
     async fn remove_group(&self, group: &GroupName) -> Result<()> {
         self.inner.remove_group(group).await
+    }
+
+    async fn locate(&self, group: &GroupName, place: &SeekTo) -> Result<Position> {
+        self.inner.locate(group, place).await
+    }
+
+    async fn seek(&self, group: &GroupName, to: Position, again: bool) -> Result<Sought> {
+        self.inner.seek(group, to, again).await
+    }
+
+    async fn rehearse(&self, group: &GroupName, from: Position, max: usize) -> Result<Rehearsal> {
+        self.inner.rehearse(group, from, max).await
     }
 
     async fn append(&self, stream: &StreamName, events: Vec<Event>) -> Result<Vec<Appended>> {

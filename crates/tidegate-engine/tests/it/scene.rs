@@ -20,6 +20,8 @@ use tidegate_engine::{GroupPolicy, Groups, Publisher, Supervisor};
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 pub(crate) const MINUTE: Duration = Duration::from_secs(60);
+/// Time that a ledger of a test keeps.
+pub(crate) const DAY_OF_LEDGER: Duration = Duration::from_secs(86_400);
 /// Longer than any test may take, in virtual time.
 const DAY: Duration = Duration::from_secs(86_400);
 

@@ -13,6 +13,7 @@ use tidegate_core::{
     fault::{Fault, FaultKind, Origin, Result, Retry},
     limits,
     names::{GroupName, StreamName},
+    seek::{Rehearsal, SeekTo, Sought},
     store::{
         Appended, Broker, Claim, Claimed, Durability, GroupSpec, GroupStatus, Page, Promises, Start, StoreStatus,
         Stored, StreamSpec, StreamStatus,
@@ -233,6 +234,18 @@ impl Broker for Embedded {
         self.commit(self.raw(Kind::Ungroup, body)).await.map(drop)
     }
 
+    async fn locate(&self, group: &GroupName, place: &SeekTo) -> Result<Position> {
+        self.find_place(&*self.state.group(group)?, place).map(Position::number)
+    }
+
+    async fn seek(&self, group: &GroupName, to: Position, again: bool) -> Result<Sought> {
+        self.move_group(self.state.group(group)?, only_numbers(to)?, again).await
+    }
+
+    async fn rehearse(&self, group: &GroupName, from: Position, max: usize) -> Result<Rehearsal> {
+        self.count_ahead(&*self.state.group(group)?, only_numbers(from)?, max)
+    }
+
     async fn append(&self, stream: &StreamName, events: Vec<Event>) -> Result<Vec<Appended>> {
         let stream = self.state.stream(stream)?;
         if stream.name.is_dead_letters() {
@@ -304,6 +317,7 @@ impl Broker for Embedded {
                 out: Claimed::default(),
                 aside: Aside::default(),
                 bytes: 0,
+                end: ask.before.map_or(u64::MAX, |before| before.low),
                 full: false,
             };
             claiming.run()?;

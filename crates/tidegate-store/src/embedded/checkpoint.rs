@@ -12,7 +12,7 @@ use tidegate_core::fault::{Fault, FaultKind, Result};
 use super::{
     group::{Group, GroupImage},
     journal::io_fault,
-    segment::{FORMAT, Lsn},
+    segment::{FORMAT, Lsn, check_format},
     state::State,
     stream::{Stream, StreamImage},
 };
@@ -111,12 +111,7 @@ pub(crate) fn read(disk: &dyn Disk, dir: &std::path::Path, number: u64) -> Resul
         return Err(damaged());
     }
     let format = u32::from_le_bytes([body[8], body[9], body[10], body[11]]);
-    if format > FORMAT {
-        return Err(Fault::conflict(format!(
-            "store {} has format {format}, this program knows formats up to {FORMAT}: use a newer tidegate",
-            path.display()
-        )));
-    }
+    check_format(format, &path)?;
     postcard::from_bytes(&body[12..]).map_err(|_| damaged())
 }
 

@@ -51,21 +51,26 @@ pub(crate) struct Claiming<'a> {
     pub(crate) out: Claimed,
     pub(crate) aside: Aside,
     pub(crate) bytes: usize,
+    /// Only what lies before it is lent.
+    pub(crate) end: u64,
     /// The next delivery does not fit the bytes of one claim.
     pub(crate) full: bool,
 }
 
 /// What is in a record that can be delivered.
-struct Parsed {
-    event: Event,
-    accepted_at: Timestamp,
-    for_group: Option<u32>,
+pub(crate) struct Parsed {
+    pub(crate) event: Event,
+    pub(crate) accepted_at: Timestamp,
+    pub(crate) for_group: Option<u32>,
     past: Vec<Attempt>,
-    forced: bool,
+    pub(crate) forced: bool,
 }
 
 impl Claiming<'_> {
     pub(crate) fn run(&mut self) -> Result<()> {
+        if self.inner.seeking.is_some() {
+            return Ok(());
+        }
         self.reap();
         self.wake_due();
         let taken = self.take_ready().and_then(|()| self.scan());
@@ -117,9 +122,12 @@ impl Claiming<'_> {
     /// Lends what was looked at before: rescued, retried and unblocked deliveries, oldest first.
     fn take_ready(&mut self) -> Result<()> {
         while self.room() > 0 {
-            let Some(first) = self.inner.ready.first().copied() else { return Ok(()) };
+            let Some(first) = self.inner.ready.first().copied().filter(|first| *first < self.end) else {
+                return Ok(());
+            };
             let known = self.inner.entries.get(&first).map(|entry| entry.at).unwrap_or_default();
-            let run = self.inner.ready.iter().zip(first..).take(self.room()).take_while(|(seq, next)| *seq == next);
+            let run = self.inner.ready.iter().zip(first..self.end);
+            let run = run.take(self.room()).take_while(|(seq, next)| *seq == next);
             let run = run.count();
             let found = if run == 1 || known != super::segment::Lsn::default() {
                 match self.group.stream.read_one(first, known, self.reader, self.open) {
@@ -152,13 +160,14 @@ impl Claiming<'_> {
     fn scan(&mut self) -> Result<()> {
         loop {
             let room = self.room();
-            let last = self.group.stream.last();
+            let last = self.group.stream.last().min(self.end.saturating_sub(1));
             if room == 0 || self.inner.cursor > last || self.inner.blocked >= limits::ORDER_LOOKAHEAD_MAX {
                 return Ok(());
             }
             let mut hint = self.inner.hint.take();
             let from = self.inner.cursor;
             let bytes = limits::CLAIM_BYTES_MAX.saturating_sub(self.bytes).max(1);
+            let room = room.min(usize::try_from(last - from + 1).unwrap_or(usize::MAX));
             let found = self.group.stream.read(from, room, bytes, &mut hint, self.reader, self.open)?;
             let reached = found.first().map_or(last + 1, |found| found.seq);
             if reached > from {
@@ -201,7 +210,7 @@ impl Claiming<'_> {
             entry.key = key;
         }
         self.inner.recall(seq, &parsed.past);
-        if let Some(how) = self.settle_now(&parsed, fingerprint) {
+        if let Some(how) = self.settle_now(seq, &parsed, fingerprint) {
             self.inner.change(seq, State::Settling);
             self.aside.settles.push(Settle { group: self.group.id, seq, how });
             // No handler runs for it, now or after a crash: those behind it need not wait until that is durable.
@@ -246,14 +255,11 @@ impl Claiming<'_> {
     }
 
     /// Returns how a delivery is settled that needs no handler.
-    fn settle_now(&mut self, parsed: &Parsed, fingerprint: u128) -> Option<How> {
+    fn settle_now(&mut self, seq: u64, parsed: &Parsed, fingerprint: u128) -> Option<How> {
         if parsed.for_group.is_some_and(|group| group != self.group.id) {
             return Some(How::NotMine);
         }
-        // A ledger that cannot be read must not stop the group: the effect may be repeated, and the store says so.
-        let known = !parsed.forced
-            && self.inner.ledger.as_ref().is_some_and(|seen| matches!(seen.get(fingerprint, self.now), Ok(Some(_))));
-        if known {
+        if self.inner.is_known(seq, fingerprint, parsed.forced, self.now) {
             self.out.duplicates += 1;
             return Some(How::Duplicate);
         }
@@ -317,11 +323,11 @@ impl Claiming<'_> {
     }
 }
 
-fn instant(event: &Event, name: &str) -> Option<Timestamp> {
+pub(crate) fn instant(event: &Event, name: &str) -> Option<Timestamp> {
     Timestamp::parse(event.extension(name)?).ok()
 }
 
-fn parse(found: &Found) -> Result<Parsed> {
+pub(crate) fn parse(found: &Found) -> Result<Parsed> {
     let mut read = Reader { bytes: found.body.clone() };
     let head = if found.kind == Kind::Dead {
         AppendHead { accepted_at: DeadHead::read(&mut read)?.failed_at, ..AppendHead::default() }

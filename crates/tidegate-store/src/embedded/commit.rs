@@ -116,6 +116,8 @@ pub(crate) struct Step {
     pub(crate) answer: Option<oneshot::Sender<Result<Reply>>>,
     /// Deliveries that are being settled by it: group, sequence number, and the state to go back to.
     pub(crate) staged: Vec<(Arc<Group>, u64, EntryState)>,
+    /// A group that is being moved by it.
+    pub(crate) seeking: Option<Arc<Group>>,
     /// Bytes in the journal, at most; counted once when it is queued.
     pub(crate) size: usize,
 }
@@ -129,6 +131,7 @@ impl Step {
             admits: false,
             answer: None,
             staged: Vec::new(),
+            seeking: None,
             size: 0,
         }
     }
@@ -145,6 +148,9 @@ impl Step {
             if inner.entries.get(seq).is_some_and(|entry| entry.state == EntryState::Settling) {
                 inner.change(*seq, *before);
             }
+        }
+        if let Some(group) = &self.seeking {
+            group.inner.lock().seeking = None;
         }
     }
 }

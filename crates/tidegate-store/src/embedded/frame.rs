@@ -54,6 +54,8 @@ pub(crate) enum Kind {
     Moved = 14,
     /// Ledger entries from before a time were forgotten.
     Clean = 15,
+    /// A group was moved to another place in its stream.
+    Seek = 16,
     /// The footer of a sealed segment.
     Footer = 20,
 }
@@ -76,6 +78,7 @@ impl Kind {
             13 => Self::Drop,
             14 => Self::Moved,
             15 => Self::Clean,
+            16 => Self::Seek,
             20 => Self::Footer,
             _ => return None,
         })

@@ -4,6 +4,7 @@
 //! the cursor has not been looked at. What survives a restart comes from applied records alone; leases do not survive.
 
 mod image;
+mod place;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -156,6 +157,12 @@ pub(crate) struct GroupInner {
     pub(crate) applied: Lsn,
     pub(crate) hint: Option<Hint>,
     pub(crate) removed: bool,
+    /// Events before this one were its business before it was moved back: they do not count as backlog.
+    pub(crate) high: u64,
+    /// Events before the first are processed again whatever the ledger knew at the time that is the second.
+    pub(crate) again: Option<(u64, i64)>,
+    /// Where it is about to be moved: nothing is lent until that is durable or has failed.
+    pub(crate) seeking: Option<u64>,
     messages: BTreeMap<Arc<str>, ()>,
 }
 
@@ -191,7 +198,8 @@ impl Group {
 
     /// Shows to publishers how much is settled; called when that has changed.
     pub(crate) fn show_passed(&self, inner: &GroupInner) {
-        self.passed.store(inner.cursor.saturating_sub(inner.entries.len() as u64), Ordering::Release);
+        let from = inner.cursor.max(inner.high);
+        self.passed.store(from.saturating_sub(inner.entries.len() as u64), Ordering::Release);
     }
 
     /// Changes the settings of a group that exists.
@@ -267,6 +275,9 @@ impl GroupInner {
             applied: Lsn::default(),
             hint: None,
             removed: false,
+            high: 0,
+            again: None,
+            seeking: None,
             messages: BTreeMap::new(),
         }
     }

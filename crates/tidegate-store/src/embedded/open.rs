@@ -341,6 +341,8 @@ impl Opening {
                     inner.finish(seq);
                 }
                 inner.cursor = last + 1;
+                inner.start = inner.start.min(inner.cursor);
+                inner.high = inner.high.min(inner.cursor);
                 drop(inner);
                 state.report_damage(
                     &format!("group {}", group.name),

@@ -19,7 +19,7 @@ use super::{
 use crate::disk::DiskFile;
 
 /// Version of the whole on-disk format.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
 /// Where the first frame of a segment stands.
 pub(crate) const DATA_START: u64 = 4096;
 /// Bytes between two index entries of one stream, about.
@@ -104,14 +104,22 @@ impl Header {
             return Err(Fault::corrupt(format!("segment {}: header is damaged", path.display())));
         }
         let format = u32_at(8);
-        if format > FORMAT {
-            return Err(Fault::conflict(format!(
-                "store {} has format {format}, this program knows formats up to {FORMAT}: use a newer tidegate",
-                path.display()
-            )));
-        }
+        check_format(format, path)?;
         Ok(Some(Self { salt: u32_at(12), number: u64_at(16), first_frame: u64_at(24), chain: u32_at(32) }))
     }
+}
+
+/// Refuses a store of a format that this program does not know.
+pub(crate) fn check_format(format: u32, path: &Path) -> Result<()> {
+    let advice = match format.cmp(&FORMAT) {
+        std::cmp::Ordering::Equal => return Ok(()),
+        std::cmp::Ordering::Greater => "use a newer tidegate",
+        std::cmp::Ordering::Less => "it was written before the first release and cannot be taken over",
+    };
+    Err(Fault::conflict(format!(
+        "store {} has format {format}, this program knows format {FORMAT}: {advice}",
+        path.display()
+    )))
 }
 
 /// Events of one stream in one segment.

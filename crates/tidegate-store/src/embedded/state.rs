@@ -190,6 +190,14 @@ impl State {
                 }
                 Ok(())
             }
+            Kind::Seek => {
+                let (group, numbers) = body::read_numbers(&record.body)?;
+                if let [to, high, ref again @ ..] = numbers[..] {
+                    let again = if let [before, at] = again { Some((*before, at.cast_signed())) } else { None };
+                    self.with_group(group, at, |group| group.inner.lock().seek(to, high, again));
+                }
+                Ok(())
+            }
             Kind::Forget => {
                 let (group, fingerprint, now) = body::read_forget(&record.body)?;
                 let mut forgotten = Ok(true);
@@ -331,7 +339,7 @@ impl State {
                 };
             }
             Kind::Start | Kind::End | Kind::Append | Kind::Settle | Kind::Dead | Kind::DeadMove => {}
-            Kind::Mark | Kind::Forget | Kind::Clean | Kind::Drop | Kind::Moved | Kind::Footer => {}
+            Kind::Mark | Kind::Forget | Kind::Clean | Kind::Seek | Kind::Drop | Kind::Moved | Kind::Footer => {}
         }
         Ok(())
     }

@@ -61,9 +61,11 @@ impl Embedded {
         let status = GroupStatus {
             name: group.name.clone(),
             stream: group.stream.name.clone(),
+            next: Position::number(inner.cursor),
             accepted: (last + 1).saturating_sub(inner.start),
             done: inner.counts.done,
             duplicates: inner.counts.duplicates,
+            unseen,
             waiting: unseen + inner.ready.len() as u64 + inner.blocked as u64 + due,
             scheduled: inner.due.len() as u64 - due,
             in_flight: inner.in_flight,

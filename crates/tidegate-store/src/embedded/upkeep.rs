@@ -195,7 +195,7 @@ impl Upkeep {
             let horizon = stream.horizon(now);
             let wanted = self.retained_from(&stream, horizon);
             let groups = stream.groups.read();
-            let floor = groups.iter().map(|group| group.inner.lock().cursor).min().unwrap_or(u64::MAX);
+            let floor = groups.iter().map(|group| group.inner.lock().floor()).min().unwrap_or(u64::MAX);
             stream.first.fetch_max(wanted.min(floor).min(stream.last() + 1), Ordering::AcqRel);
         }
     }
@@ -510,7 +510,7 @@ impl Living {
         if tail < u64::MAX {
             for group in stream.groups.read().iter() {
                 let inner = group.inner.lock();
-                tail = tail.min(inner.cursor);
+                tail = tail.min(inner.floor());
                 if first < tail {
                     living.few.extend(inner.entries.range(first..=last).map(|(seq, _)| *seq));
                 }

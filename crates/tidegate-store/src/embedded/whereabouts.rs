@@ -393,6 +393,6 @@ fn step_in(record: &Record, stream: u32, seq: u64) -> Result<Option<(u32, StepKi
             Ok(dropped.then_some((group, StepKind::Dropped)))
         }
         Kind::Start | Kind::End | Kind::Append | Kind::DeadMove | Kind::Stream | Kind::Group => Ok(None),
-        Kind::Ungroup | Kind::State | Kind::Forget | Kind::Clean | Kind::Moved | Kind::Footer => Ok(None),
+        Kind::Ungroup | Kind::State | Kind::Forget | Kind::Clean | Kind::Seek | Kind::Moved | Kind::Footer => Ok(None),
     }
 }

@@ -57,7 +57,7 @@ async fn furnished(clock: &Clock) -> SimDisk {
         let body = Data::Text(format!("{index} ").repeat(500).into());
         store.append(&stream, vec![Event::new(index.to_string(), "/s", "t").with_data(body)]).await.unwrap();
     }
-    let ask = Claim { group, max: EVENTS / 2, lease: std::time::Duration::from_secs(30) };
+    let ask = Claim { group, max: EVENTS / 2, lease: std::time::Duration::from_secs(30), before: None };
     let lent = store.claim(&ask).await.unwrap().deliveries;
     for (index, delivery) in lent.iter().enumerate() {
         let failure = tidegate_core::fault::Failure::new(tidegate_core::fault::FaultClass::Invalid, "bad");

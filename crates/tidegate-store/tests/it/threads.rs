@@ -77,7 +77,7 @@ async fn publish(store: &Embedded, publisher: u64) {
 /// Works until everything is done; notes per key what it settled, in order.
 async fn work(store: &Embedded, seed: u64, done: &AtomicU64, order: &Mutex<BTreeMap<String, Vec<u64>>>) {
     let mut rng = fastrand::Rng::with_seed(seed);
-    let ask = Claim { group: names().1, max: 20, lease: Duration::from_secs(60) };
+    let ask = Claim { group: names().1, max: 20, lease: Duration::from_secs(60), before: None };
     while done.load(Ordering::SeqCst) < PUBLISHERS * EACH {
         let lent = store.claim(&ask).await.unwrap().deliveries;
         let mut settled = Vec::new();

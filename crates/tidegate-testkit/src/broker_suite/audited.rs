@@ -11,6 +11,7 @@ use tidegate_core::{
     event::Event,
     fault::Result,
     names::{GroupName, StreamName},
+    seek::{Rehearsal, SeekTo, Sought},
     store::{
         Appended, Broker, Claim, Claimed, DeadEntry, DeadImport, DeadLetter, DeadLetters, DeadQuery, DeadReport,
         DeadStep, DeadStepStatus, GroupSpec, GroupStatus, Ledger, LedgerEntry, LedgerStatus, Page, Promises, Store,
@@ -106,6 +107,24 @@ impl Broker for Audited {
         self.seen.lock().remove(group);
         self.audit("remove_group").await;
         answer
+    }
+
+    async fn locate(&self, group: &GroupName, place: &SeekTo) -> Result<Position> {
+        self.store().locate(group, place).await
+    }
+
+    async fn seek(&self, group: &GroupName, to: Position, again: bool) -> Result<Sought> {
+        let answer = self.store().seek(group, to, again).await;
+        if answer.is_ok() {
+            // Its accounting starts anew.
+            self.seen.lock().remove(group);
+        }
+        self.audit("seek").await;
+        answer
+    }
+
+    async fn rehearse(&self, group: &GroupName, from: Position, max: usize) -> Result<Rehearsal> {
+        self.store().rehearse(group, from, max).await
     }
 
     async fn append(&self, stream: &StreamName, events: Vec<Event>) -> Result<Vec<Appended>> {

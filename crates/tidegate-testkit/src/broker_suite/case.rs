@@ -201,7 +201,7 @@ impl Case {
     pub(super) async fn claim_all_of(&self, group: &str, max: usize) -> Claimed {
         let mut all = Claimed::default();
         loop {
-            let ask = Claim { group: group_name(group), max: max - all.deliveries.len(), lease: LEASE };
+            let ask = Claim { group: group_name(group), max: max - all.deliveries.len(), lease: LEASE, before: None };
             let claimed = self.store.claim(&ask).await.expect("the claim is answered");
             for delivery in &claimed.deliveries {
                 assert_eq!(delivery.lease.expires_at, self.now().plus(LEASE), "the lease starts now");

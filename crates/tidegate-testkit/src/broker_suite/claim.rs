@@ -40,7 +40,8 @@ pub(super) async fn groups_are_lent_everything_each(case: Case) {
     assert_eq!(ids(&case.claim_all_of("h", 10).await.deliveries), ["1", "2"]);
     let status = case.status_of("h").await;
     assert_eq!((status.accepted, status.in_flight, status.done), (2, 2, 0));
-    let fault = case.store.claim(&Claim { group: group_name("no"), max: 1, lease: LEASE }).await.unwrap_err();
+    let fault =
+        case.store.claim(&Claim { group: group_name("no"), max: 1, lease: LEASE, before: None }).await.unwrap_err();
     assert_eq!(fault.kind, FaultKind::Missing);
 }
 

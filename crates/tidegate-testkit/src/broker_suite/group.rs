@@ -74,7 +74,7 @@ pub(super) async fn a_removed_group_is_gone(mut case: Case) {
     case.done(&case.claim(1).await).await;
     case.store.remove_group(&group_name(GROUP)).await.unwrap();
     for _ in 0..2 {
-        let ask = Claim { group: group_name(GROUP), max: 1, lease: LEASE };
+        let ask = Claim { group: group_name(GROUP), max: 1, lease: LEASE, before: None };
         assert_eq!(case.store.claim(&ask).await.unwrap_err().kind, FaultKind::Missing);
         assert_eq!(case.store.group(&group_name(GROUP)).await.unwrap_err().kind, FaultKind::Missing);
         assert_eq!(case.store.remove_group(&group_name(GROUP)).await.unwrap_err().kind, FaultKind::Missing);

@@ -216,7 +216,7 @@ fn ledger(store: &dyn Store, group: &GroupModel, stream: &StreamModel) -> Result
         stream.events.values().map(|facts| (facts.event.source.clone(), facts.event.id.clone())).collect();
     let answers = at_once(store.done(name, &asked)).map_err(|fault| format!("ledger of {name}: {fault:?}"))?;
     for ((source, id), known) in asked.iter().zip(answers) {
-        let expected = group.ledger.contains(&(source.to_string(), id.to_string()));
+        let expected = group.ledger.contains_key(&(source.to_string(), id.to_string()));
         promise!(known == expected, "the ledger of {name} says {known} of {id}, not {expected}");
     }
     Ok(())

@@ -137,7 +137,7 @@ fn relaxed_drain(world: &mut World<'_>, rounds: usize) -> Judged {
     let groups: Vec<GroupName> = world.model.groups.keys().cloned().collect();
     for _ in 0..rounds {
         for name in &groups {
-            let ask = Claim { group: name.clone(), max: 10, lease: world.lease };
+            let ask = Claim { group: name.clone(), max: 10, lease: world.lease, before: None };
             let Ok(claimed) = at_once(world.store().claim(&ask)) else { continue };
             let stream = &world.model.streams[&world.model.groups[name].spec.stream];
             for delivery in &claimed.deliveries {

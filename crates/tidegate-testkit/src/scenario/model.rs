@@ -5,7 +5,7 @@
 
 mod waiting;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use tidegate_core::{
     clock::Timestamp,
@@ -157,7 +157,12 @@ pub(super) struct GroupModel {
     pub(super) leases_lost: u64,
     /// How many of them a refused settle may have added on top.
     pub(super) leases_lost_maybe: u64,
-    pub(super) ledger: BTreeSet<Identity>,
+    /// What it has done: where that stood, and when it was done.
+    pub(super) ledger: BTreeMap<Identity, (Position, Timestamp)>,
+    /// Events up to the position run again whatever was done up to the time.
+    pub(super) again: Option<(Position, Timestamp)>,
+    /// Events up to here were there when it was moved: they need not count as backlog.
+    pub(super) moved_at: Position,
 }
 
 #[derive(Debug, Clone)]
@@ -187,6 +192,7 @@ pub(super) enum Op {
     MoveDead(DeadStep),
     PutState(String, Option<Vec<u8>>),
     Forget(GroupName, Identity),
+    Seek(GroupName, Position, bool),
     Upkeep,
 }
 
@@ -239,6 +245,7 @@ impl Model {
             Op::Forget(group, identity) => {
                 self.group(group).ledger.remove(identity);
             }
+            Op::Seek(group, to, again) => self.seek(group, *to, again.then_some(now)),
             Op::Upkeep => {}
         }
         Ok(())
@@ -281,7 +288,9 @@ impl Model {
             dead: 0,
             leases_lost: 0,
             leases_lost_maybe: 0,
-            ledger: BTreeSet::new(),
+            ledger: BTreeMap::new(),
+            again: None,
+            moved_at: Position::START,
         };
         self.groups.insert(spec.name.clone(), group);
     }
@@ -340,6 +349,18 @@ impl Model {
         Ok(stored.position)
     }
 
+    /// A group starts anew at another place.
+    fn seek(&mut self, name: &GroupName, to: Position, again: Option<Timestamp>) {
+        let group = self.group(name);
+        let (stream, spec) = (group.spec.stream.clone(), group.spec.clone());
+        let stream = self.stream(&stream);
+        let lives = stream.events.range(to..).map(|(position, facts)| (*position, Life::new(facts, &spec))).collect();
+        let last = stream.last();
+        let group = self.group(name);
+        (group.lives, group.done, group.dead, group.moved_at) = (lives, 0, 0, last);
+        group.again = again.map(|at| (last, at)).or(group.again);
+    }
+
     /// Takes back what was lent for too long.
     pub(super) fn reap(&mut self, group: &GroupName, now: Timestamp) {
         let group = self.group(group);
@@ -364,7 +385,11 @@ impl Model {
     ) -> Result<(), String> {
         let group = self.group(name);
         let stream = group.spec.stream.clone();
-        let Some(life) = group.lives.get_mut(&token.position) else { return Ok(()) };
+        let Some(life) = group.lives.get_mut(&token.position) else {
+            // The group was moved past it.
+            group.leases_lost += 1;
+            return Ok(());
+        };
         if !matches!(life.state, State::Lent { token: held, .. } if held == token) {
             group.leases_lost += 1;
             return Ok(());
@@ -376,7 +401,7 @@ impl Model {
                 let keeps = group.spec.ledger.is_some();
                 let event = self.stream(&stream).events[&token.position].event.clone();
                 if keeps {
-                    self.group(name).ledger.insert(identity(&event));
+                    self.group(name).ledger.insert(identity(&event), (token.position, now));
                 }
                 for (to, event) in outputs {
                     self.append(to, event, now, fresh)?;

@@ -139,6 +139,7 @@ pub(super) fn step(world: &mut World<'_>, publisher: &mut Publisher) -> Judged {
         93 => forget(world),
         94 => put_state(world),
         95 => regroup(world),
+        96 => seek(world),
         _ => world.perform(&Op::Upkeep).map(drop),
     }
 }
@@ -298,7 +299,7 @@ fn forget(world: &mut World<'_>) -> Judged {
     if group.spec.ledger.is_none() {
         return Ok(());
     }
-    let known: Vec<_> = group.ledger.iter().cloned().collect();
+    let known: Vec<_> = group.ledger.keys().cloned().collect();
     let Some((source, id)) = world.rng.choice(known) else { return Ok(()) };
     let event = Event::new(id.clone(), source.clone(), "x");
     if has_open(world, &name, &event) {
@@ -311,6 +312,16 @@ fn put_state(world: &mut World<'_>) -> Judged {
     let key = format!("key{}", world.rng.u8(0..4));
     let value = (world.rng.u8(0..4) > 0).then(|| vec![world.rng.u8(..); world.rng.usize(0..300)]);
     world.perform(&Op::PutState(key, value)).map(drop)
+}
+
+/// A group is moved to somewhere in its stream, or just beside it.
+fn seek(world: &mut World<'_>) -> Judged {
+    let Some(name) = some_group(world) else { return Ok(()) };
+    let stream = &world.model.streams[&world.model.groups[&name].spec.stream];
+    let (first, last) = (stream.first.low.max(1), stream.last().low);
+    let to = world.rng.u64(first.saturating_sub(1)..=last + 2);
+    let again = world.rng.u8(0..4) == 0;
+    world.perform(&Op::Seek(name, Position::number(to), again)).map(drop)
 }
 
 /// A group comes or goes; only one that never buried anything goes.

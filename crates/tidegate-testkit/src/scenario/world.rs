@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tidegate_core::{
     clock::{Clock, Timestamp},
-    delivery::{Delivery, LeaseToken, SettleStatus, Settled, Settlement},
+    delivery::{Delivery, LeaseToken, Position, SettleStatus, Settled, Settlement},
     fault::{Fault, FaultKind},
     names::GroupName,
     store::{Appended, Claim, Claimed, DeadAction, DeadState, DeadStepStatus, Store},
@@ -132,6 +132,7 @@ impl<'a> World<'a> {
             | Op::MoveDead(_)
             | Op::PutState(..)
             | Op::Forget(..)
+            | Op::Seek(..)
             | Op::Upkeep) => format!("{other:?}"),
         };
         self.note(what);
@@ -188,7 +189,7 @@ impl<'a> World<'a> {
             Op::Append(stream, events) => Answer::Appended(at_once(store.append(stream, events.clone()))?),
             Op::Claim(group) => {
                 self.max_in_claim = self.rng.usize(1..12);
-                let ask = Claim { group: group.clone(), max: self.max_in_claim, lease: self.lease };
+                let ask = Claim { group: group.clone(), max: self.max_in_claim, lease: self.lease, before: None };
                 Answer::Claimed(at_once(store.claim(&ask))?)
             }
             Op::Settle(settled) => {
@@ -202,6 +203,7 @@ impl<'a> World<'a> {
             Op::MoveDead(step) => Answer::Moved(at_once(store.move_dead(step))?),
             Op::PutState(key, value) => at_once(store.put_state(key, value.as_deref())).map(|()| Answer::Nothing)?,
             Op::Forget(group, (source, id)) => Answer::Forgotten(at_once(store.forget(group, source, id))?),
+            Op::Seek(group, to, again) => at_once(store.seek(group, *to, *again)).map(|_| Answer::Nothing)?,
             Op::Upkeep => at_once(store.upkeep()).map(|()| Answer::Nothing)?,
         })
     }
@@ -248,12 +250,27 @@ impl<'a> World<'a> {
                 Ok(())
             }
             (Op::Forget(group, identity), Answer::Forgotten(known)) => {
-                let expected = self.model.groups[group].ledger.contains(identity);
+                let expected = self.model.groups[group].ledger.contains_key(identity);
                 promise!(*known == expected, "forgetting {identity:?} was answered with {known}, not {expected}");
+                Ok(())
+            }
+            (Op::Seek(group, to, _), _) => {
+                promise!(self.may_seek(group, *to, now), "{group} was moved to {to}, which cannot be");
+                let lent = super::steps::lent(self).into_iter().filter(|(name, _)| name == group);
+                self.stale.extend(lent);
                 Ok(())
             }
             _ => Ok(()),
         }
+    }
+
+    /// Tells whether a group can be moved: to what is kept, and while nobody holds a lease that is alive.
+    fn may_seek(&self, name: &GroupName, to: Position, now: Timestamp) -> bool {
+        let group = &self.model.groups[name];
+        let stream = &self.model.streams[&group.spec.stream];
+        let kept = stream.first.low.max(1) <= to.low && to.low <= stream.last().low + 1;
+        let held = |state: State| matches!(state, State::Lent { until, .. } if until > now);
+        kept && !group.lives.values().any(|life| held(life.state))
     }
 
     /// A bounded stream takes what fits and refuses what does not.
@@ -370,6 +387,10 @@ impl<'a> World<'a> {
             && status.refusing.is_none()
         {
             self.judge_backlog(stream, events.len() as u64, false, now)?;
+        } else if let Op::Seek(group, to, _) = op
+            && matches!(fault.kind, FaultKind::Conflict | FaultKind::Invalid)
+        {
+            promise!(!self.may_seek(group, *to, now), "{group} can be moved to {to} and was not: {fault:?}");
         } else {
             let full = status.refusing.is_some() || met_bound;
             promise!(full || !struck.is_empty(), "it was refused without a cause: {fault:?}");
@@ -380,7 +401,7 @@ impl<'a> World<'a> {
             Op::Settle(settled) => self.model.doubt_settle(settled),
             Op::Claim(group) => self.model.doubt_claim(group, now),
             Op::DeclareStream(_) | Op::DeclareGroup(_) | Op::RemoveGroup(_) | Op::Append(..) => {}
-            Op::MoveDead(_) | Op::PutState(..) | Op::Forget(..) | Op::Upkeep => {}
+            Op::MoveDead(_) | Op::PutState(..) | Op::Forget(..) | Op::Seek(..) | Op::Upkeep => {}
         }
         let fresh = expect::fresh(&*self.store(), &self.model)?;
         expect::nothing_more(&fresh).map_err(|what| format!("refused, and yet {what}"))?;

@@ -3,7 +3,10 @@
 use clap::Subcommand;
 use serde_json::json;
 
-use super::{Asking, Because, instant};
+use super::{
+    Asking, Because, instant,
+    steer::{Drain, Seek},
+};
 use crate::{
     exit::Failed,
     ui::{Column, column, wide},
@@ -60,6 +63,20 @@ pub(super) enum Group {
         #[command(flatten)]
         because: Because,
     },
+    /// Move a group to another place in its stream, or say what that would mean.
+    Seek {
+        /// Group.
+        name: String,
+        #[command(flatten)]
+        seek: Seek,
+    },
+    /// Finish what is there, then take no new work; exit code 1 when the time is over before that.
+    Drain {
+        /// Group.
+        name: String,
+        #[command(flatten)]
+        drain: Drain,
+    },
 }
 
 impl Group {
@@ -81,6 +98,8 @@ impl Group {
                 }
                 (name, "pause", document)
             }
+            Self::Seek { name, seek } => return seek.run(cx, &name).await,
+            Self::Drain { name, drain } => return drain.run(cx, &name).await,
             Self::Resume { name, because } => (name, "resume", json!({ "reason": because.reason })),
             Self::Scale { name, workers, because } => {
                 (name, "scale", json!({ "workers": workers, "reason": because.reason }))

@@ -42,6 +42,14 @@ pub(super) enum Stream {
         #[arg(long = "type")]
         kind: Option<String>,
     },
+    /// Move a group of a stream to another place, or say what that would mean.
+    Seek {
+        /// Group.
+        #[arg(long)]
+        group: String,
+        #[command(flatten)]
+        seek: super::steer::Seek,
+    },
 }
 
 impl Stream {
@@ -52,6 +60,7 @@ impl Stream {
                 cx.ui.list(&answer, super::rows(&answer, "streams"), COLUMNS);
             }
             Self::Show { name } => cx.ui.record(&cx.node.get(&["v1", "streams", &name], &[]).await?),
+            Self::Seek { group, seek } => seek.run(cx, &group).await?,
             Self::Read { name, from, limit, kind } => read(cx, &name, from, limit, kind).await?,
         }
         Ok(())

@@ -86,6 +86,9 @@ pub(super) fn rare(notice: &Notice) {
         | Notice::GroupPaused { .. }
         | Notice::GroupResumed { .. }
         | Notice::GroupScaled { .. }
+        | Notice::GroupSought { .. }
+        | Notice::GroupDraining { .. }
+        | Notice::GroupDrained { .. }
         | Notice::BreakerOpened { .. }
         | Notice::BreakerProbing { .. }
         | Notice::BreakerClosed { .. }
@@ -149,6 +152,15 @@ fn of_the_work(notice: &Notice) {
         Notice::GroupResumed { group, by } => info!(notice = name, %group, by, "{group} takes work again"),
         Notice::GroupScaled { group, workers, by } => {
             info!(notice = name, %group, workers, by, "{group} has {workers} workers")
+        }
+        Notice::GroupSought { group, from, to, by, reason } => {
+            info!(notice = name, %group, %from, %to, by, reason, "{group} was moved from {from} to {to}");
+        }
+        Notice::GroupDraining { group, by, reason, until } => {
+            info!(notice = name, %group, by, reason, %until, "{group} finishes what is there and pauses then");
+        }
+        Notice::GroupDrained { group, left, by } => {
+            info!(notice = name, %group, left, by, "{group} is drained and paused, {left} are left");
         }
         Notice::BreakerOpened { target, class, message, until } => {
             warn!(notice = name, %target, %class, %until, "breaker of {target} opened: {message}");

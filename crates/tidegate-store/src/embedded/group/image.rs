@@ -19,6 +19,8 @@ pub(crate) struct GroupImage {
     pub(crate) decl: GroupDecl,
     pub(crate) applied: Lsn,
     pub(crate) cursor: u64,
+    pub(crate) high: u64,
+    pub(crate) again: Option<(u64, i64)>,
     pub(crate) counts: Counts,
     entries: Vec<EntryImage>,
     words: Vec<String>,
@@ -83,6 +85,8 @@ impl GroupInner {
             decl,
             applied: self.applied,
             cursor: self.cursor,
+            high: self.high,
+            again: self.again,
             counts: self.counts,
             entries,
             words,
@@ -93,6 +97,8 @@ impl GroupInner {
     /// Takes over a checkpoint, all but the ledger.
     pub(crate) fn restore(&mut self, image: &GroupImage, block: bool) {
         self.cursor = image.cursor;
+        self.high = image.high;
+        self.again = image.again;
         self.counts = image.counts;
         self.applied = image.applied;
         let words: Vec<Arc<str>> = image.words.iter().map(|word| Arc::from(word.as_str())).collect();

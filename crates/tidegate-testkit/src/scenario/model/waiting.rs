@@ -8,7 +8,11 @@ impl GroupModel {
         let Some(facts) = stream.events.get(&position) else { return Unrun::default() };
         let foreign = facts.only_for.as_ref().is_some_and(|only| *only != self.spec.name);
         Unrun {
-            duplicate: foreign || !facts.forced && self.ledger.contains(&facts.identity),
+            duplicate: foreign
+                || self.ledger.get(&facts.identity).is_some_and(|(done, at)| {
+                    let again = self.again.is_some_and(|(last, since)| position <= last && *at <= since);
+                    !again && (!facts.forced || *done >= position)
+                }),
             expired: facts.expires_at.is_some_and(|at| at <= now),
             dropped: stream.may_drop(position),
         }
@@ -108,7 +112,8 @@ impl GroupModel {
         let (mut least, mut most) = (0, 0);
         for (position, _) in open {
             most += 1;
-            least += u64::from(!self.unrun(stream, *position, now).any());
+            let counts = *position > self.moved_at && !self.unrun(stream, *position, now).any();
+            least += u64::from(counts);
         }
         (least, most)
     }

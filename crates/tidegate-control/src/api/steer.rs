@@ -1,0 +1,182 @@
+//! Moving groups through their streams: seek, with a rehearsal of what it would mean, and drain.
+
+use std::time::Duration;
+
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use tidegate_core::{
+    config::{RateText, Time},
+    fault::{Fault, Result},
+    guard::Rate,
+    limits,
+    seek::SeekTo,
+};
+use tidegate_engine::SeekAsk as EngineAsk;
+use utoipa::ToSchema;
+
+use super::groups::done;
+use crate::{
+    call::{Call, json, parse},
+    problem::Problem,
+};
+
+/// Events that one request rehearses; whoever wants more asks again from where it ended.
+const REHEARSED_MAX: u64 = 200_000;
+/// How long a seek waits by itself for what is in flight.
+const WAIT: Time = Time::from_secs(10);
+/// How long a drain may take by itself.
+const DRAIN: Time = Time::from_secs(30);
+
+/// Where a group is moved, and how.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SeekAsk {
+    /// `earliest`, `latest`, a position, `-100` for so many events back, an instant, or the id of an event (`id:` before
+    /// it tells one that looks like something else).
+    #[schema(example = "-100")]
+    to: String,
+    /// Only say what would become of the events from there on.
+    #[serde(default)]
+    dry_run: bool,
+    /// Process also what the ledger knows as done.
+    #[serde(default)]
+    ignore_ledger: bool,
+    /// Most deliveries until the group has come back to where it is now.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, example = "50/s")]
+    rate: Option<RateText>,
+    /// How long what is in flight may take to finish first, at most 30 s.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, example = "10s")]
+    wait: Option<Time>,
+    /// Why.
+    #[serde(default)]
+    reason: String,
+}
+
+/// What a seek did, or would do.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Sought {
+    /// Id of this action; none of a dry run.
+    action: Option<String>,
+    /// `moved` or `rehearsed`.
+    result: &'static str,
+    group: String,
+    /// First event that the group had not looked at.
+    #[schema(value_type = String)]
+    from: tidegate_core::delivery::Position,
+    /// First event that it looks at next.
+    #[schema(value_type = String)]
+    to: tidegate_core::delivery::Position,
+    /// What becomes of the events from `to` on, as the ledger stands now.
+    events: Rehearsed,
+}
+
+/// What becomes of events.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Rehearsed {
+    /// Events that were counted.
+    counted: u64,
+    /// A handler runs for them.
+    would_run: u64,
+    /// The ledger knows them as done; no handler runs.
+    would_skip: u64,
+    /// They are past their `expirytime`.
+    expired: u64,
+    /// They are meant for another group.
+    for_others: u64,
+    /// Whether all events to the end of the stream were counted.
+    complete: bool,
+    /// Where to go on counting, when not all were counted.
+    #[schema(value_type = Option<String>)]
+    next: Option<tidegate_core::delivery::Position>,
+}
+
+#[utoipa::path(
+    post, path = "/v1/groups/{group}/seek", tag = "groups", operation_id = "groups_seek",
+    summary = "Move a group to another place in its stream",
+    description = "Claims are held back until what is in flight is finished; when it does not finish in time, nothing is \
+        moved and the answer is 409. The move is one durable step. The accounting of the group starts anew at the new \
+        place, retries of before are forgotten, the ledger stays: what it knows as done is not processed again unless \
+        `ignore_ledger` says so. A dry run counts at most 200 000 events and says where to go on.",
+    params(("group" = String, Path, description = "Name of the group.")),
+    request_body = SeekAsk,
+    responses((status = 200, description = "It is moved, or that is rehearsed.", body = Sought))
+)]
+pub(crate) async fn seek(mut call: Call) -> Result<Response, Problem> {
+    let name = call.group()?;
+    let body = call.json_body().await?;
+    let ask: SeekAsk = parse(&body)?;
+    let place: SeekTo = ask.to.parse()?;
+    let wait = ask.wait.unwrap_or(WAIT).get();
+    if wait > limits::CLAIM_WAIT_MAX {
+        return Err(Fault::invalid(format!("wait is longer than {:?}", limits::CLAIM_WAIT_MAX)).into());
+    }
+    let groups = &call.api.groups;
+    let to = groups.locate(&name, &place).await?;
+    let from = groups.view(&name).await?.status.next;
+    // Of a move only the first events are told: whoever wants to know it all asks before.
+    let most = if ask.dry_run { REHEARSED_MAX } else { limits::PAGE_MAX as u64 };
+    let counted = groups.rehearse(&name, to, ask.ignore_ledger, most).await?;
+    let events = Rehearsed {
+        counted: counted.total(),
+        would_run: counted.run,
+        would_skip: counted.skipped,
+        expired: counted.expired,
+        for_others: counted.others,
+        complete: counted.next.is_none(),
+        next: counted.next,
+    };
+    if ask.dry_run {
+        return json(&Sought { action: None, result: "rehearsed", group: name.into(), from, to, events });
+    }
+    let asked = EngineAsk {
+        again: ask.ignore_ledger,
+        rate: ask.rate.map(|rate| Rate { count: rate.count, per: rate.per }),
+        wait,
+        by: call.actor.name.to_string(),
+        reason: ask.reason.clone(),
+    };
+    let sought = groups.seek(&name, to, &asked).await?;
+    let action = Some(call.action("group.seek", name.as_str(), &ask.reason));
+    json(&Sought { action, result: "moved", group: name.into(), from: sought.from, to: sought.to, events })
+}
+
+/// Why and how long a group drains.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct DrainAsk {
+    /// When it pauses, whatever is left; `30s` when absent.
+    #[schema(value_type = Option<String>, example = "30s")]
+    timeout: Option<Time>,
+    /// Why.
+    reason: String,
+}
+
+impl DrainAsk {
+    pub(crate) fn timeout(&self) -> Result<Duration> {
+        let timeout = self.timeout.unwrap_or(DRAIN);
+        if timeout.get() > limits::DRAIN_MAX {
+            return Err(Fault::invalid(format!("timeout is longer than {:?}", limits::DRAIN_MAX)));
+        }
+        Ok(timeout.get())
+    }
+}
+
+#[utoipa::path(
+    post, path = "/v1/groups/{group}/drain", tag = "groups", operation_id = "groups_drain",
+    summary = "Let a group finish what is there, and pause then",
+    description = "The answer comes at once; the group is `draining` until it is `paused`. What is accepted meanwhile \
+        waits in the stream. What is left when the time is over waits too. Resuming ends it.",
+    params(("group" = String, Path, description = "Name of the group.")),
+    request_body = DrainAsk,
+    responses((status = 200, description = "It drains.", body = super::groups::GroupAction))
+)]
+pub(crate) async fn drain(mut call: Call) -> Result<Response, Problem> {
+    let group = call.group()?;
+    let body = call.json_body().await?;
+    let ask: DrainAsk = parse(&body)?;
+    let until = call.api.cx.clock.now().plus(ask.timeout()?);
+    call.api.groups.drain(&group, &call.actor.name, &ask.reason, until).await?;
+    done(&call, &group, "group.drain", "draining", &ask.reason).await
+}
