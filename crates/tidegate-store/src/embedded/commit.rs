@@ -365,7 +365,7 @@ impl Committer {
         let records = u64::from(frame.records());
         let (at, bytes) = match self.journal.write(frame, now.as_millis()) {
             Ok(written) => written,
-            Err(error) => return Err(self.write_failed(&error)),
+            Err(error) => return Err(self.write_failed(&error, need)),
         };
         let written = watch.elapsed();
         Stats::add(&self.state.stats.write_nanos, written - encoded);
@@ -383,14 +383,14 @@ impl Committer {
     }
 
     /// A full disk refuses the frame, and it is as if it had never been; any other failure ends all writing.
-    fn write_failed(&mut self, error: &std::io::Error) -> Fault {
+    fn write_failed(&mut self, error: &std::io::Error, bytes: usize) -> Fault {
         let failed = |what: &str, error: &std::io::Error| {
             Fault::unavailable(Origin::Store, format!("{what} the journal failed: {error}; start the node again"))
         };
         if !is_full(error) {
             return failed("write to", error);
         }
-        if let Err(second) = self.journal.retract() {
+        if let Err(second) = self.journal.retract(bytes) {
             return failed("taking back a refused write to", &second);
         }
         Fault::new(FaultKind::Limited, Origin::Store, Retry::Later, format!("write to the journal failed: {error}"))

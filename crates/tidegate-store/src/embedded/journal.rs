@@ -329,10 +329,11 @@ impl Journal {
         Ok((lsn, bytes.into()))
     }
 
-    /// Takes back a frame whose write did not succeed: what of it landed must not be taken for a frame after a crash.
-    pub(crate) fn retract(&mut self) -> io::Result<()> {
-        match self.open.file.write_at(&[0; frame::START_LEN], self.write_at) {
-            // Where not even the start found room, there is no frame.
+    /// Takes back a frame of so many bytes whose write did not succeed: nothing of what landed may be read after a
+    /// crash, neither as a frame nor, behind a later one that is torn, as records of it.
+    pub(crate) fn retract(&mut self, bytes: usize) -> io::Result<()> {
+        match self.open.file.write_at(&vec![0; bytes], self.write_at) {
+            // What found no room the first time does not find it now, and is not there.
             Err(error) if is_full(&error) => {}
             other => other?,
         }

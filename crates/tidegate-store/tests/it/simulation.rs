@@ -21,6 +21,9 @@ const USUAL: u64 = 240;
 /// As many parts as there are tests below, so that they run side by side.
 const PARTS: u64 = 6;
 
+/// Seeds that once found something: they run each time.
+const FOUND: [u64; 3] = [150, 825, 4990];
+
 fn open(disk: &SimDisk, clock: &Clock) -> Result<Arc<dyn Store>> {
     let options = EmbeddedOptions { segment_bytes: (SEGMENT, 4 * SEGMENT), spares: 1, ..stepped(disk, clock) };
     Ok(Embedded::open(options)?)
@@ -46,6 +49,15 @@ fn live(part: u64) {
         assert!(all.operations > count * 50, "the lives were too short: {all:?}");
         assert!(all.failures > 0, "the disk never failed: {all:?}");
         assert!(all.reported > 0, "no flipped bit was noticed: {all:?}");
+    }
+}
+
+#[test]
+fn lives_that_once_ended_badly() {
+    for seed in FOUND {
+        if let Err(what) = scenario::run(seed, &open) {
+            panic!("TIDEGATE_SEED={seed} replays it\n{what}");
+        }
     }
 }
 
