@@ -145,6 +145,10 @@ limits! {
     DEAD_FOLLOWED_MAX: usize = 1_000, "entries";
     /// Most fires of a `cron` source that are made up for after a stop.
     CRON_MISSED_MAX: usize = 1_000, "fires";
+    /// Most events that a worker of an `exec` sink is given at a time.
+    EXEC_BATCH_MAX: usize = 256, "events";
+    /// Most bytes that a program of an `exec` sink may write to standard output for one event.
+    EXEC_OUTPUT_BYTES_MAX: usize = 64 * MIB, "bytes";
     /// Longest `data` of the events of a `cron` source, as JSON.
     CRON_DATA_BYTES_MAX: usize = 64 * KIB, "bytes";
     /// Longest time that a drain may be given.

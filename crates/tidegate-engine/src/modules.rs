@@ -128,6 +128,7 @@ enum Body {
 }
 
 struct Module {
+    direction: Direction,
     name: ModuleName,
     kind: &'static str,
     stream: StreamName,
@@ -190,12 +191,39 @@ impl Modules {
         self.add(&name, kind, stream, Body::Group(group.clone())).await
     }
 
+    /// Adds a source whose work a group does that is there already.
+    pub async fn add_forwarder(
+        &self,
+        name: &ModuleName,
+        kind: &'static str,
+        stream: &StreamName,
+        group: &GroupName,
+    ) -> Result<()> {
+        self.add_to(Direction::Source, name, kind, stream, Body::Group(group.clone())).await
+    }
+
     async fn add(&self, name: &ModuleName, kind: &'static str, stream: &StreamName, body: Body) -> Result<()> {
+        let direction = match body {
+            Body::Entrance(_) | Body::Source(_) => Direction::Source,
+            Body::Group(_) => Direction::Sink,
+        };
+        self.add_to(direction, name, kind, stream, body).await
+    }
+
+    async fn add_to(
+        &self,
+        direction: Direction,
+        name: &ModuleName,
+        kind: &'static str,
+        stream: &StreamName,
+        body: Body,
+    ) -> Result<()> {
         let halted = match &body {
             Body::Entrance(_) | Body::Source(_) => runner::restore(&*self.0.store, name).await?,
             Body::Group(_) => None,
         };
         let module = Arc::new(Module {
+            direction,
             name: name.clone(),
             kind,
             stream: stream.clone(),
@@ -206,7 +234,6 @@ impl Modules {
             run: Mutex::default(),
         });
         module.halt(halted);
-        let direction = module.direction();
         let before = self.0.modules.write().insert((direction, name.clone()), module.clone());
         if before.is_some() {
             return Err(Fault::conflict(format!("{} {name} exists", direction.as_str())));
@@ -236,7 +263,7 @@ impl Modules {
         if found.is_empty()
             && let Some((direction, rest)) = name.split_once('.')
         {
-            found = by_name(rest).into_iter().filter(|module| module.direction().as_str() == direction).collect();
+            found = by_name(rest).into_iter().filter(|module| module.direction.as_str() == direction).collect();
         }
         match found.as_slice() {
             [one] => Ok(one.clone()),
@@ -263,7 +290,7 @@ impl Modules {
         };
         Ok(ModuleView {
             name: module.name.clone(),
-            direction: module.direction(),
+            direction: module.direction,
             kind: module.kind,
             stream: module.stream.clone(),
             state,
@@ -365,13 +392,6 @@ impl Inner {
 }
 
 impl Module {
-    fn direction(&self) -> Direction {
-        match self.body {
-            Body::Entrance(_) | Body::Source(_) => Direction::Source,
-            Body::Group(_) => Direction::Sink,
-        }
-    }
-
     fn halt(&self, pause: Option<Pause>) {
         if let Body::Entrance(entrance) = &self.body {
             entrance.halt(pause.as_ref());

@@ -15,8 +15,8 @@ use tidegate_core::{
 
 use crate::{
     http::HttpClient,
-    sink::{pull, webhook},
-    source::{cron, file, http, stdin},
+    sink::{exec, file as file_sink, pull, stdout, stream as stream_sink, webhook},
+    source::{cron, file, http, stdin, stream},
 };
 
 macro_rules! sources {
@@ -59,7 +59,19 @@ macro_rules! sinks {
 }
 
 /// Every module.
-pub const ALL: &[ModuleSpec] = &[cron::SPEC, file::SPEC, http::SPEC, stdin::SPEC, pull::SPEC, webhook::SPEC];
+pub const ALL: &[ModuleSpec] = &[
+    cron::SPEC,
+    file::SPEC,
+    http::SPEC,
+    stdin::SPEC,
+    stream::SPEC,
+    exec::SPEC,
+    file_sink::SPEC,
+    pull::SPEC,
+    stdout::SPEC,
+    stream_sink::SPEC,
+    webhook::SPEC,
+];
 
 sources! {
     /// Brings an event at each time that a schedule names.
@@ -70,11 +82,21 @@ sources! {
     "http" => Http(http::HttpConfig),
     /// Brings the lines of standard input.
     "stdin" => Stdin(stdin::StdinConfig),
+    /// Brings the events of another stream.
+    "stream" => Stream(stream::StreamSourceConfig),
 }
 
 sinks! {
+    /// Runs a program.
+    "exec" => Exec(exec::ExecConfig),
+    /// Writes lines into a file.
+    "file" => File(file_sink::FileSinkConfig),
     /// Lends deliveries to workers over HTTP.
     "pull" => Pull(pull::PullConfig),
+    /// Writes lines to standard output.
+    "stdout" => Stdout(stdout::StdoutConfig),
+    /// Forwards events into another stream.
+    "stream" => Stream(stream_sink::StreamSinkConfig),
     /// Sends each event to a URL.
     "webhook" => Webhook(webhook::WebhookConfig),
 }
@@ -143,6 +165,13 @@ pub enum OpenSource {
     Path(http::HttpConfig),
     /// Runs inside the node.
     Runs(Arc<dyn Source>),
+    /// A group of its own on another stream does its work.
+    Forwards {
+        /// That stream.
+        from: StreamName,
+        /// What the group does.
+        handler: Arc<dyn Sink>,
+    },
 }
 
 impl std::fmt::Debug for OpenSource {
@@ -150,6 +179,7 @@ impl std::fmt::Debug for OpenSource {
         f.write_str(match self {
             Self::Path(_) => "Path",
             Self::Runs(_) => "Runs",
+            Self::Forwards { .. } => "Forwards",
         })
     }
 }
@@ -170,6 +200,11 @@ pub trait SinkSettings {
     /// Returns the streams into which it writes, each with its key in the settings.
     fn streams(&self) -> Vec<(&'static str, &StreamName)> {
         Vec::new()
+    }
+
+    /// Returns what only one sink may have, with its key in the settings.
+    fn owns(&self) -> Option<(&'static str, String)> {
+        None
     }
 
     /// Reports what is wrong within these settings.
@@ -196,6 +231,11 @@ impl SinkConfig {
     /// Returns the target that it calls.
     pub fn target(&self) -> Option<&TargetName> {
         self.settings().target()
+    }
+
+    /// Returns what only one sink may have, with its key in the settings.
+    pub fn owns(&self) -> Option<(&'static str, String)> {
+        self.settings().owns()
     }
 
     /// Returns the streams into which it writes, each with its key in the settings.

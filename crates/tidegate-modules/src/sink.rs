@@ -1,4 +1,8 @@
 //! Modules through which messages go out.
 
+pub mod exec;
+pub mod file;
 pub mod pull;
+pub mod stdout;
+pub mod stream;
 pub mod webhook;

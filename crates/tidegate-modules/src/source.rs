@@ -5,3 +5,4 @@ pub mod file;
 pub mod http;
 pub mod lines;
 pub mod stdin;
+pub mod stream;

@@ -184,6 +184,11 @@ impl Config {
                     here.at(key).unknown("stream", stream.as_str(), stream_names());
                 }
             }
+            if let SourceConfig::Stream(_) = source
+                && self.groups.contains_key(forwarder(name).as_str())
+            {
+                here.error(format!("group {} has the name of the group behind this source", forwarder(name)));
+            }
             if let SourceConfig::Stdin(_) = source
                 && let Some(other) = stdin.replace(name)
             {
@@ -196,12 +201,21 @@ impl Config {
             }
             source.check(&here);
         }
+        let mut owners = HashMap::new();
         for (name, group) in &self.groups {
             let here = here.at("groups").at(name.as_str());
             if !self.streams.contains_key(&group.from) {
                 here.at("from").unknown("stream", group.from.as_str(), stream_names());
             }
+            if let Some((key, owned)) = group.sink.owns()
+                && let Some(other) = owners.insert(owned, name)
+            {
+                here.at("sink").at(key).error(format!("group {other} writes there too"));
+            }
             for (key, stream) in group.sink.streams() {
+                here.at("sink").at(key).require(*stream != group.from, || {
+                    "is the stream that is read: its events would go in a ring".to_owned()
+                });
                 if !self.streams.contains_key(stream) {
                     here.at("sink").at(key).unknown("stream", stream.as_str(), stream_names());
                 }
@@ -240,6 +254,11 @@ impl Check for Config {
         let grace = self.shutdown.grace;
         here.at("shutdown").at("grace").require(grace <= GRACE_MAX, || format!("{grace} is longer than {GRACE_MAX}"));
     }
+}
+
+/// Returns the name of the group that does the work of a `stream` source.
+pub(crate) fn forwarder(source: &ModuleName) -> String {
+    format!("source.{source}")
 }
 
 /// Returns the page `docs/reference/configuration.md`.

@@ -22,15 +22,15 @@ use tidegate_core::{
     names::{GroupName, ModuleName, TargetName},
     notice::{Notice, Notices},
     service::{self, Context, Stopper},
-    store::Store,
+    store::{GroupSpec, Store},
 };
-use tidegate_engine::{self as engine, GroupPolicy, GuardKeeper, Modules};
+use tidegate_engine::{self as engine, GroupPolicy, Groups, GuardKeeper, Modules};
 use tidegate_modules::{HttpClient, OpenSource, SinkParts, SourceParts};
 use tokio::net::TcpListener;
 
 use self::door::Door;
 use crate::{
-    config::{self, Config, GroupConfig},
+    config::{self, Config, GroupConfig, forwarder},
     log::Log,
 };
 
@@ -99,7 +99,7 @@ impl Node {
             groups.add(&settings.spec(name, mark_claims), policy(name, settings), handler).await?;
             modules.add_sink(name, settings.sink.kind(), &settings.from).await?;
         }
-        let intakes = open_sources(config, modules, cx).await?;
+        let intakes = open_sources(config, groups, modules, cx).await?;
         let control = Control::new(ControlParts {
             store: store.clone(),
             groups: groups.clone(),
@@ -200,7 +200,7 @@ fn policy(name: &GroupName, settings: &GroupConfig) -> GroupPolicy {
 }
 
 /// Starts the sources; returns the paths of those whose events the listeners take in.
-async fn open_sources(config: &Config, modules: &Modules, cx: &Context) -> Result<Vec<Intake>> {
+async fn open_sources(config: &Config, groups: &Groups, modules: &Modules, cx: &Context) -> Result<Vec<Intake>> {
     let mut intakes = Vec::new();
     for (name, source) in &config.sources {
         let parts = SourceParts { name: name.clone(), clock: cx.clock.clone() };
@@ -217,6 +217,12 @@ async fn open_sources(config: &Config, modules: &Modules, cx: &Context) -> Resul
                 },
                 entrance: modules.add_entrance(name, source.kind(), &http.to).await?,
             }),
+            OpenSource::Forwards { from, handler } => {
+                let group = GroupName::new(&forwarder(name))?;
+                let spec = GroupSpec::new(group.clone(), from.clone());
+                groups.add(&spec, GroupPolicy::new(group.clone(), from), Some(handler as Arc<dyn Handler>)).await?;
+                modules.add_forwarder(name, source.kind(), source.to(), &group).await?;
+            }
             OpenSource::Runs(runs) => modules.add_source(name, source.kind(), source.to(), runs).await?,
         }
     }

@@ -143,3 +143,116 @@ async fn standard_input_is_a_source_and_waits_while_it_is_paused() {
     assert!(metrics.contains("tidegate_source_rejected_total{source=\"typed\"} 1"), "{metrics}");
     node.stop().await;
 }
+
+const WORKS: &str = r#"
+version: 1
+streams: { orders: {}, copies: {} }
+sources:
+  mirror: { type: stream, from: orders, to: copies }
+groups:
+  back: { from: copies, sink: { type: stream, to: orders } }
+  archive: { from: copies, sink: { type: file, path: archive.jsonl, rotate: { size: 1MiB } } }
+  run:
+    from: orders
+    workers: 2
+    retry: { attempts: 2, first: 10ms }
+    sink: { type: exec, command: [sh, run.sh], mode: worker, memory: 256MiB }
+"#;
+
+const RUN: &str = r#"
+while read -r line; do
+  token=$(printf '%s' "$line" | sed 's/.*"token":"\([^"]*\)".*/\1/')
+  case $line in
+    *'"id":"poison"'*) kill -9 $$ ;;
+    *'"id":"bad"'*) printf '{"token":"%s","outcome":"reject","reason":"bad order"}\n' "$token" ;;
+    *) printf '{"token":"%s","outcome":"done"}\n' "$token" ;;
+  esac
+done
+"#;
+
+fn ids(text: &str) -> Vec<String> {
+    let id = |line: &str| serde_json::from_str::<Value>(line).unwrap()["id"].as_str().unwrap().to_owned();
+    text.lines().map(id).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_are_forwarded_once_written_and_run() {
+    let berth = Berth::new(WORKS);
+    std::fs::write(berth.path().join("run.sh"), RUN).unwrap();
+    let node = berth.start().await;
+    for id in ["1", "poison", "bad", "2"] {
+        node.publish("orders", id, "a", "{}").await;
+    }
+    node.group_has("run", "done", 2).await;
+    node.group_has("run", "dead", 2).await;
+    node.group_has("archive", "done", 4).await;
+    node.group_has("back", "done", 4).await;
+    node.group_has("source.mirror", "done", 4).await;
+    assert_eq!((count(&node, "orders").await, count(&node, "copies").await), (4, 4), "no event goes in a ring");
+    let archive = std::fs::read_to_string(berth.path().join("archive.jsonl")).unwrap();
+    assert_eq!(ids(&archive), ["1", "poison", "bad", "2"]);
+    let dead = node.json(&["dlq", "list", "--stream", "orders"]);
+    let classes: Vec<_> = dead["entries"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| (one["event"]["id"].clone(), one["fault"]["class"].clone()))
+        .collect();
+    assert!(
+        classes.contains(&("poison".into(), "poison".into())) && classes.contains(&("bad".into(), "invalid".into())),
+        "{dead}"
+    );
+    // A source behind which a group stands is paused like any other.
+    node.json(&["module", "pause", "mirror"]);
+    node.publish("orders", "3", "a", "{}").await;
+    node.group_has("run", "done", 3).await;
+    assert_eq!(node.get("/v1/modules/mirror").await["state"], "paused");
+    assert_eq!(count(&node, "copies").await, 4);
+    node.json(&["module", "resume", "mirror"]);
+    node.group_has("archive", "done", 5).await;
+    assert_eq!(node.json(&["audit", "messages"])["balanced"], true);
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn standard_output_takes_lines_and_is_refused_where_they_would_be_lost() {
+    let berth =
+        Berth::new("version: 1\nstreams: { orders: {} }\ngroups: { show: { from: orders, sink: { type: stdout } } }");
+    let refused = berth.command().output().unwrap();
+    let (exit, _, err) = crate::node::told(&refused);
+    assert!(exit == 69 && err.contains("standard output cannot be used"), "{exit} {err}");
+    let path = berth.path().join("out.jsonl");
+    let mut command = berth.command();
+    command.stdout(std::fs::File::create(&path).unwrap());
+    let node = berth.start_by(command).await;
+    node.publish("orders", "1", "a", "{}").await;
+    node.publish("orders", "2", "a", "{}").await;
+    node.group_has("show", "done", 2).await;
+    assert_eq!(ids(&std::fs::read_to_string(&path).unwrap()), ["1", "2"]);
+    node.stop().await;
+}
+
+#[test]
+fn settings_of_modules_are_checked_together() {
+    let refused = |config: &str| {
+        let berth = Berth::new(&format!("version: 1\nstreams: {{ a: {{}}, b: {{}} }}\n{config}"));
+        let path = berth.config();
+        let (exit, _, err) = crate::node::told(&crate::node::tidegate(&["check", "--offline", path.to_str().unwrap()]));
+        assert_eq!(exit, 78, "{err}");
+        err
+    };
+    let two =
+        "groups:\n  x: { from: a, sink: { type: file, path: out } }\n  y: { from: b, sink: { type: file, path: out } }";
+    assert!(refused(two).contains("groups.y.sink.path: group x writes there too"));
+    let ring = refused("groups: { x: { from: a, sink: { type: stream, to: a } } }");
+    assert!(ring.contains("groups.x.sink.to: is the stream that is read"), "{ring}");
+    assert!(refused("groups: { x: { from: a, sink: { type: stream, to: c } } }").contains("there is no stream \"c\""));
+    assert!(refused("sources: { s: { type: stream, from: a, to: a } }").contains("in a ring"));
+    assert!(
+        refused("sources: { s: { type: stdin, to: a }, t: { type: stdin, to: a } }").contains("standard input already")
+    );
+    assert!(refused("sources: { s: { type: file, path: x, to: a, rejects: c } }").contains("sources.s.rejects"));
+    let taken =
+        "sources: { s: { type: stream, from: a, to: b } }\ngroups: { source.s: { from: a, sink: { type: pull } } }";
+    assert!(refused(taken).contains("group source.s has the name"));
+}
