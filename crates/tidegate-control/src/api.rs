@@ -3,16 +3,19 @@
 pub(crate) mod audit;
 pub(crate) mod dlq;
 pub(crate) mod events;
+pub(crate) mod follow;
 pub(crate) mod groups;
 pub(crate) mod ledger;
+pub(crate) mod look;
 pub(crate) mod modules;
 pub(crate) mod node;
 pub(crate) mod pull;
 pub(crate) mod steer;
 pub(crate) mod streams;
 pub(crate) mod targets;
+pub(crate) mod upstreams;
 
-use std::{any::Any, panic::AssertUnwindSafe, pin::Pin, sync::Arc, time::Duration};
+use std::{any::Any, panic::AssertUnwindSafe, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -23,6 +26,7 @@ use axum::{
 use bytestring::ByteString;
 use futures::FutureExt;
 use tidegate_core::{
+    clock::Timestamp,
     config::Time,
     fault::{Fault, Result},
     guard::Guard,
@@ -32,7 +36,10 @@ use tidegate_core::{
 };
 use tidegate_engine::{Groups, Modules, Publisher, Supervisor};
 
-use crate::{Intake, Metrics, NodeFacts, Role, Tokens, auth::Actor, call::Call, health::Health, problem::Problem};
+use crate::{
+    Intake, Metrics, NodeFacts, Role, Tokens, WarnPolicy, auth::Actor, call::Call, follow::Followers, health::Health,
+    observe::Observed, problem::Problem, upstream::Upstreams,
+};
 
 /// Everything that handlers reach.
 pub(crate) struct Api {
@@ -49,6 +56,12 @@ pub(crate) struct Api {
     pub(crate) tokens: Tokens,
     pub(crate) node: NodeFacts,
     pub(crate) health: Health,
+    pub(crate) started_at: Timestamp,
+    pub(crate) data: Option<PathBuf>,
+    pub(crate) warnings: WarnPolicy,
+    pub(crate) observed: Observed,
+    pub(crate) upstreams: Upstreams,
+    pub(crate) followers: Arc<Followers>,
     /// Held by the one work on many dead letters that may run at a time.
     pub(crate) dead_work: tokio::sync::Mutex<()>,
 }
@@ -144,6 +157,13 @@ routes! {
     Get  "/v1/events/{id}/trace" Viewer => events::trace;
     Get  "/v1/events/{id}/explain" Viewer => events::explain;
     Get  "/v1/audit/messages" Viewer => audit::messages;
+    Get  "/v1/status" Viewer => look::status;
+    Get  "/v1/top" Viewer => look::top;
+    Get  "/v1/reports/performance" Viewer => look::performance;
+    Get  "/v1/upstreams" Viewer => upstreams::list;
+    Post "/v1/upstreams/{upstream}/probe" Operator => upstreams::probe;
+    Get  "/v1/subscribe" Viewer => follow::subscribe;
+    Get  "/v1/logs" Viewer => follow::logs;
     Get  "/livez" Anyone => node::livez;
     Get  "/readyz" Anyone => node::readyz;
     Get  "/health" Anyone => node::health;

@@ -63,6 +63,10 @@ impl Call {
         self.param("module")
     }
 
+    pub(crate) fn upstream(&self) -> Result<Cow<'_, str>> {
+        self.param("upstream")
+    }
+
     pub(crate) fn id(&self) -> Result<Cow<'_, str>> {
         self.param("id")
     }

@@ -202,10 +202,16 @@ fn obstacles(facts: &Facts<'_>) -> Vec<Reason> {
     } else if group.state == GroupState::Draining {
         all.push(Reason::new("draining", "the node stops and takes no new work"));
     }
+    if let Some(pace) = &group.pace {
+        let (count, per) = (pace.rate.count, pace.rate.per);
+        let detail = format!("the group is slowed down to {count} events in {per:?} until it has caught up");
+        all.push(Reason::new("group_slowed", detail));
+    }
     if let Some(pause) = &group.paused {
         let why = if pause.reason.is_empty() { "without a reason" } else { &pause.reason };
-        let detail = format!("the group is paused by {}: {why}", pause.by);
-        all.push(Reason::new("group_paused", detail).since(pause.at).until(pause.until));
+        let (reason, word) = if pause.disabled { ("group_disabled", "disabled") } else { ("group_paused", "paused") };
+        let detail = format!("the group is {word} by {}: {why}", pause.by);
+        all.push(Reason::new(reason, detail).since(pause.at).until(pause.until));
     }
     if let Some(since) = facts.stuck_since {
         all.push(Reason::new("group_stuck", "the group's loop has made no progress").since(since));

@@ -1,20 +1,22 @@
 //! How the node is: each part with its state, cause and since when, and the node as a whole from them.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use serde::Serialize;
 use tidegate_core::{
     clock::Timestamp,
-    fault::Result,
     guard::{BreakerState, GuardView},
     service::StopPhase,
     store::{Promises, StoreStatus},
 };
-use tidegate_engine::{Direction, GroupView, ModuleState, ModuleView, Pause};
+use tidegate_engine::{Direction, Glance, ModuleState, ModuleView, Pause};
 use utoipa::ToSchema;
 
-use crate::api::Api;
+use crate::{api::Api, metrics::process::ProcessFacts, system::SystemFacts};
 
 /// Times that a part may let pass what it promised as its longest time between two signs of life.
 const LATE_FACTOR: u32 = 3;
@@ -75,6 +77,22 @@ pub(crate) struct HealthDetail {
     promises: PromisesDetail,
     /// Damage that the store found: each with place and consequence.
     damage: Vec<String>,
+    process: ProcessDetail,
+    system: SystemFacts,
+    /// Bytes of the store, by what they are for.
+    data_bytes: BTreeMap<&'static str, u64>,
+}
+
+/// This process.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ProcessDetail {
+    pid: u32,
+    /// Processor time used so far.
+    cpu_seconds: Option<f64>,
+    resident_bytes: Option<u64>,
+    open_files: Option<u64>,
+    max_files: Option<u64>,
+    uptime_seconds: f64,
 }
 
 /// A part of the node.
@@ -103,6 +121,29 @@ pub(crate) struct PromisesDetail {
     atomic_settle: bool,
     durable: bool,
     shared: bool,
+}
+
+impl Component {
+    #[cfg(test)]
+    pub(crate) fn new(name: &str, state: State, cause: Option<&str>, since: Timestamp, components: Vec<Self>) -> Self {
+        Self { component: name.to_owned(), state, cause: cause.map(str::to_owned), since, components }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.component
+    }
+
+    pub(crate) fn state(&self) -> State {
+        self.state
+    }
+
+    pub(crate) fn cause(&self) -> Option<&str> {
+        self.cause.as_deref()
+    }
+
+    pub(crate) fn parts(&self) -> &[Self] {
+        &self.components
+    }
 }
 
 impl HealthDetail {
@@ -176,16 +217,36 @@ fn worst(parts: &[Component]) -> State {
     parts.iter().map(|part| part.state.for_the_whole()).max().unwrap_or(State::Healthy)
 }
 
+/// How the node is as a whole. Asks nobody: whatever takes time was looked at before.
+pub(crate) fn state(api: &Api) -> State {
+    worst(&components(api))
+}
+
 /// Looks at every part.
-pub(crate) async fn detail(api: &Api) -> Result<HealthDetail> {
+pub(crate) fn components(api: &Api) -> Vec<Component> {
     let now = api.cx.clock.now();
     let health = &api.health;
     let status = api.store.status();
+    let seen = api.observed.newest();
     let mut groups = Vec::new();
     for name in api.groups.names() {
-        let view = api.groups.view(&name).await?;
-        groups.push(health.component(format!("group/{name}"), group(&view), now, Vec::new()));
+        let Ok(glance) = api.groups.glance(&name) else { continue };
+        let waiting = seen.as_ref().and_then(|seen| seen.groups.get(&name)).map_or(0, |status| status.waiting);
+        groups.push(health.component(
+            format!("group/{name}"),
+            group(&glance, waiting, api.started_at, now),
+            now,
+            Vec::new(),
+        ));
     }
+    let upstreams = api.upstreams.list().into_iter().map(|upstream| {
+        let found = match (&upstream.fault, upstream.at) {
+            (Some(fault), Some(_)) => Found::because(State::Degraded, fault.clone()),
+            (None, _) | (_, None) => Found::healthy(),
+        };
+        health.component(format!("upstream/{}", upstream.name), found, now, Vec::new())
+    });
+    let upstreams: Vec<Component> = upstreams.collect();
     let targets = api.guards.iter().map(|guard| {
         let view = guard.view();
         health.component(format!("target/{}", view.name), target(&view), now, Vec::new())
@@ -199,9 +260,10 @@ pub(crate) async fn detail(api: &Api) -> Result<HealthDetail> {
         };
         health.component(format!("service/{}", progress.name), found, now, Vec::new())
     });
-    let sources = api.modules.list()?.into_iter().filter(|module| module.direction == Direction::Source);
+    let sources = api.modules.list().unwrap_or_default().into_iter();
+    let sources = sources.filter(|module| module.direction == Direction::Source);
     let sources = sources.map(|view| health.component(format!("source/{}", view.name), source(&view), now, Vec::new()));
-    let components = vec![
+    let mut all = vec![
         health.component("node".to_owned(), node(api), now, Vec::new()),
         health.component("store".to_owned(), store(&status, now), now, Vec::new()),
         health.parent("services", now, services.collect()),
@@ -209,7 +271,18 @@ pub(crate) async fn detail(api: &Api) -> Result<HealthDetail> {
         health.parent("groups", now, groups),
         health.parent("targets", now, targets.collect()),
     ];
-    Ok(HealthDetail {
+    if !upstreams.is_empty() {
+        all.push(health.parent("upstreams", now, upstreams));
+    }
+    all
+}
+
+/// Tells everything about how the node is.
+pub(crate) fn detail(api: &Api) -> HealthDetail {
+    let components = components(api);
+    let status = api.store.status();
+    let facts = ProcessFacts::read();
+    HealthDetail {
         status: worst(&components),
         node: api.node.name.clone(),
         environment: api.node.environment.clone(),
@@ -218,7 +291,17 @@ pub(crate) async fn detail(api: &Api) -> Result<HealthDetail> {
         components,
         promises: api.store.promises().into(),
         damage: status.damage,
-    })
+        process: ProcessDetail {
+            pid: std::process::id(),
+            cpu_seconds: facts.cpu_seconds,
+            resident_bytes: facts.resident_bytes,
+            open_files: facts.open_files,
+            max_files: facts.max_files,
+            uptime_seconds: api.cx.clock.now().since(api.started_at).as_secs_f64(),
+        },
+        system: SystemFacts::read(api.data.as_deref()),
+        data_bytes: status.bytes.into_iter().collect(),
+    }
 }
 
 fn node(api: &Api) -> Found {
@@ -249,11 +332,20 @@ fn store(status: &StoreStatus, now: Timestamp) -> Found {
     Found::healthy()
 }
 
-fn group(view: &GroupView) -> Found {
-    match &view.paused {
-        Some(pause) => halted(pause),
-        None => Found::healthy(),
+/// Time after which work that nobody outside asks for makes the group ill.
+const WORKER_GONE: Duration = Duration::from_secs(20);
+
+fn group(glance: &Glance, waiting: u64, started_at: Timestamp, now: Timestamp) -> Found {
+    if let Some(pause) = &glance.paused {
+        return halted(pause);
     }
+    let last = glance.asked_at.unwrap_or(started_at);
+    let gone = glance.pull && glance.asking == 0 && waiting > 0 && now.since(last) >= WORKER_GONE;
+    if gone {
+        let cause = format!("{waiting} events wait and no worker asks for them");
+        return Found::because(State::Degraded, cause).since(last);
+    }
+    Found::healthy()
 }
 
 fn halted(pause: &Pause) -> Found {
@@ -322,6 +414,31 @@ mod tests {
     use super::*;
 
     const NOW: Timestamp = Timestamp::from_millis(1_000_000_000);
+
+    #[test]
+    fn work_that_nobody_asks_for_makes_a_group_ill() {
+        let glance = |pull, asking, asked_at| Glance {
+            state: tidegate_engine::GroupState::Running,
+            workers: 1,
+            busy: 0,
+            paused: None,
+            drain: None,
+            pace: None,
+            pull,
+            asking,
+            asked_at,
+        };
+        let ago = |seconds| NOW.minus(Duration::from_secs(seconds));
+        let check = |glance: &Glance, waiting, expect: State| {
+            assert_eq!(group(glance, waiting, ago(60), NOW).state, expect, "{glance:?} {waiting}");
+        };
+        check(&glance(true, 0, None), 1, State::Degraded);
+        check(&glance(true, 0, None), 0, State::Healthy);
+        check(&glance(true, 1, None), 1, State::Healthy);
+        check(&glance(true, 0, Some(ago(19))), 1, State::Healthy);
+        check(&glance(true, 0, Some(ago(20))), 1, State::Degraded);
+        check(&glance(false, 0, None), 1, State::Healthy);
+    }
 
     #[test]
     fn the_store_is_as_bad_as_its_worst_trouble() {

@@ -4,14 +4,19 @@ mod api;
 mod auth;
 mod call;
 mod explain;
+mod follow;
 mod health;
 mod life;
+mod logs;
 mod metrics;
+mod observe;
 mod openapi;
 mod problem;
 mod serve;
+mod system;
+mod upstream;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, path::PathBuf, sync::Arc};
 
 use axum::Router;
 use bytestring::ByteString;
@@ -23,15 +28,24 @@ use tidegate_core::{
     service::Context,
     store::Store,
 };
-use tidegate_engine::{Entrance, Groups, Modules, Publisher, Supervisor};
+use tidegate_engine::{Entrance, Groups, Modules, Publisher, Supervisor, TaskRunner};
 
 pub use self::{
     auth::{Role, Token, Tokens},
+    logs::{LogLevel, LogQuery, log_files, read_logs},
     metrics::{MetricKind, MetricSpec, Metrics},
+    observe::WarnPolicy,
     openapi::openapi,
     serve::{ServeLimits, serve},
+    upstream::Upstream,
 };
-use crate::{api::Api, health::Health};
+use crate::{
+    api::Api,
+    follow::Followers,
+    health::Health,
+    observe::{Observed, Observer},
+    upstream::{Prober, Upstreams},
+};
 
 /// What the control plane is made of.
 pub struct ControlParts {
@@ -59,6 +73,12 @@ pub struct ControlParts {
     pub tokens: Tokens,
     /// What is known of the node.
     pub node: NodeFacts,
+    /// The data directory; none when there is none.
+    pub data: Option<PathBuf>,
+    /// When to warn.
+    pub warnings: WarnPolicy,
+    /// What the node needs outside, and can be asked whether it is there.
+    pub upstreams: Vec<Upstream>,
 }
 
 impl fmt::Debug for ControlParts {
@@ -107,37 +127,46 @@ impl Control {
     /// Puts the parts together; refuses intakes whose paths are taken.
     pub fn new(parts: ControlParts) -> Result<Self> {
         api::check_intakes(&parts.intakes)?;
-        let ControlParts {
-            store,
-            groups,
-            publisher,
-            guards,
-            modules,
-            intakes,
-            cx,
-            supervisor,
-            metrics,
-            config,
-            tokens,
-            node,
-        } = parts;
-        let health = Health::default();
+        let followers = Followers::listening(&parts.cx);
         Ok(Self(Arc::new(Api {
-            store,
-            groups,
-            publisher,
-            guards,
-            modules,
-            intakes: intakes.into_iter().map(Arc::new).collect(),
-            cx,
-            supervisor,
-            metrics,
-            config,
-            tokens,
-            node,
-            health,
+            store: parts.store,
+            groups: parts.groups,
+            publisher: parts.publisher,
+            guards: parts.guards,
+            modules: parts.modules,
+            intakes: parts.intakes.into_iter().map(Arc::new).collect(),
+            started_at: parts.cx.clock.now(),
+            cx: parts.cx,
+            supervisor: parts.supervisor,
+            metrics: parts.metrics,
+            config: parts.config,
+            tokens: parts.tokens,
+            node: parts.node,
+            data: parts.data,
+            warnings: parts.warnings,
+            health: Health::default(),
+            observed: Observed::default(),
+            upstreams: Upstreams::new(parts.upstreams),
+            followers,
             dead_work: tokio::sync::Mutex::new(()),
         })))
+    }
+
+    /// Starts to look at the node: rates, figures by the hour, warnings, and what it needs outside.
+    pub async fn watch(&self) -> Result<()> {
+        self.0.observed.restore(&self.0).await?;
+        // Kept by the supervisor.
+        drop(TaskRunner::start(Arc::new(Observer(Arc::clone(&self.0))), &self.0.supervisor));
+        if !self.0.upstreams.list().is_empty() {
+            drop(TaskRunner::start(Arc::new(Prober(Arc::clone(&self.0))), &self.0.supervisor));
+        }
+        Ok(())
+    }
+
+    /// Looks once more and writes what was seen; before the store is closed.
+    pub async fn keep(&self) -> Result<()> {
+        self.0.observed.look(&self.0).await?;
+        self.0.observed.keep(&self.0).await
     }
 
     /// Returns the routes of the API.

@@ -222,8 +222,20 @@ pub(crate) async fn timeline(api: &Api, life: &Life, only: Option<&GroupName>) -
         let wanted = told.into_iter().filter(|(name, _)| only.is_none_or(|only| only == name));
         all.extend(wanted.map(|(name, one)| Happening { group: Some(name.into()), ..one }));
     }
-    all.sort_by_key(|one| one.at);
+    all.sort_by_key(|one| (one.at, rank(one.what)));
     Ok((all, whole))
+}
+
+/// What comes first of things of one millisecond.
+fn rank(what: &str) -> u8 {
+    match what {
+        "accepted" | "sent_back" => 0,
+        "lent" => 1,
+        "attempt_failed" => 2,
+        "put_off" => 3,
+        "reprocessed" | "resolved" | "discarded" => 5,
+        _ => 4,
+    }
 }
 
 fn happening(at: Timestamp, what: &'static str, attempt: Option<u32>, detail: impl Into<String>) -> Happening {

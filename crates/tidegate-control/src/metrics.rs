@@ -4,15 +4,17 @@
 //! keeps is counted here, so that the path of a message pays for nothing twice.
 
 pub(crate) mod catalogue;
+pub(crate) mod counts;
 mod meter;
-mod process;
+pub(crate) mod process;
 pub(crate) mod scrape;
 pub(crate) mod text;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytestring::ByteString;
 use tidegate_core::{
+    delivery::Position,
     fault::FaultClass,
     names::{GroupName, ModuleName, StreamName, TargetName},
     notice::{Listener, Notice, Notices},
@@ -20,9 +22,11 @@ use tidegate_core::{
 
 pub use self::catalogue::{MetricKind, MetricSpec};
 use self::{
-    meter::{Counter, Histogram, Table},
+    counts::Counts,
+    meter::{Counter, Histogram, Slowest, Table},
     text::Page,
 };
+use crate::observe::{hours::Slow, sample::Counted};
 
 /// What becomes of deliveries: settled by a worker, or on the way to one.
 const OUTCOMES: [&str; 6] = ["done", "retry", "release", "dead", "duplicate", "expired"];
@@ -44,6 +48,7 @@ struct GroupMeters {
     done: Counter,
     failed: [Counter; FaultClass::ALL.len()],
     interrupted: Counter,
+    slowest: Slowest<(ByteString, Position, u32)>,
     settled: Table<&'static str, Counter>,
 }
 
@@ -82,6 +87,33 @@ impl Metrics {
             let key = (stream.origin(), ByteString::from_static(result));
             self.reprocessed.with(&key, |counter| counter.add(count));
         }
+    }
+
+    /// Returns what was counted of groups, and of waits before targets.
+    pub(crate) fn counted(&self) -> (BTreeMap<GroupName, Counted>, BTreeMap<TargetName, Counts>) {
+        let (mut groups, mut targets) = (BTreeMap::new(), BTreeMap::new());
+        self.groups.each(|group, meters| {
+            let (latency, duration) = (meters.queue_latency.counts(), meters.handler_duration.counts());
+            groups.insert(group.clone(), Counted { latency, duration, done: meters.done.get() });
+        });
+        self.targets.each(|target, meters| drop(targets.insert(target.clone(), meters.wait.counts())));
+        (groups, targets)
+    }
+
+    /// Takes the slowest attempts of each group since the last time.
+    pub(crate) fn take_slowest(&self) -> Vec<(GroupName, Vec<Slow>)> {
+        let mut all = Vec::new();
+        self.groups.each(|group, meters| {
+            let named = |(took, (event, position, attempt)): (Duration, (ByteString, Position, u32))| Slow {
+                group: group.to_string(),
+                event: event.to_string(),
+                position: position.to_string(),
+                attempt,
+                took_ms: took.as_secs_f64() * 1000.0,
+            };
+            all.push((group.clone(), meters.slowest.take().into_iter().map(named).collect()));
+        });
+        all
     }
 
     /// Writes what was counted.
@@ -136,16 +168,20 @@ impl Listener for Metrics {
             Notice::AttemptStarted { group, waited, .. } => {
                 self.groups.with(group, |meters| meters.queue_latency.observe(*waited));
             }
-            Notice::AttemptDone { group, took, .. } => self.groups.with(group, |meters| {
+            Notice::AttemptDone { group, took, event, position, attempt } => self.groups.with(group, |meters| {
                 meters.handler_duration.observe(*took);
+                meters.slowest.observe(*took, || (event.clone(), *position, *attempt));
                 meters.done.add(1);
             }),
-            Notice::AttemptFailed { group, took, class, .. } => self.groups.with(group, |meters| {
-                meters.handler_duration.observe(*took);
-                if let Some(counter) = of_class(&meters.failed, *class) {
-                    counter.add(1);
-                }
-            }),
+            Notice::AttemptFailed { group, took, class, event, position, attempt, .. } => {
+                self.groups.with(group, |meters| {
+                    meters.handler_duration.observe(*took);
+                    meters.slowest.observe(*took, || (event.clone(), *position, *attempt));
+                    if let Some(counter) = of_class(&meters.failed, *class) {
+                        counter.add(1);
+                    }
+                })
+            }
             Notice::AttemptInterrupted { group, .. } => self.groups.with(group, |meters| meters.interrupted.add(1)),
             Notice::Settled { group, outcome, count } => self.groups.with(group, |meters| {
                 meters.settled.with(outcome, |counter| counter.add(*count));

@@ -9,7 +9,10 @@ use utoipa::{
 };
 
 use crate::{
-    api::{ROUTES, Verb, audit, dlq, events, groups, ledger, modules, node, pull, steer, streams, targets},
+    api::{
+        ROUTES, Verb, audit, dlq, events, follow, groups, ledger, look, modules, node, pull, steer, streams, targets,
+        upstreams,
+    },
     problem::{PROBLEM_JSON, ProblemDocument},
 };
 
@@ -31,6 +34,9 @@ use crate::{
         ledger::show, ledger::forget,
         events::trace, events::explain,
         audit::messages,
+        look::status, look::top, look::performance,
+        upstreams::list, upstreams::probe,
+        follow::subscribe, follow::logs,
         node::livez, node::readyz, node::health, node::health_detailed, node::metrics, node::openapi, node::version,
     ),
     components(schemas(ProblemDocument<'_>)),
@@ -44,6 +50,8 @@ use crate::{
         (name = "ledger", description = "What groups remember of what they have done."),
         (name = "events", description = "One event: its life, and why it is where it is."),
         (name = "audit", description = "The accounting."),
+        (name = "look", description = "The whole node at a glance: its parts, its rates, its figures, what happens, its log."),
+        (name = "upstreams", description = "What the node needs outside, and whether it is there."),
         (name = "node", description = "Health, metrics and this document."),
     ),
     modifiers(&Everywhere),

@@ -4,9 +4,11 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use bytestring::ByteString;
 use parking_lot::RwLock;
+use serde_json::Value;
 
 use crate::{
     clock::Timestamp,
+    config::Time,
     delivery::Position,
     fault::FaultClass,
     names::{GroupName, ModuleName, StreamName, TargetName},
@@ -24,6 +26,11 @@ macro_rules! notices {
             /// Returns the stable name.
             pub fn name(&self) -> &'static str {
                 match self { $(Self::$name { .. } => $word,)+ }
+            }
+
+            /// Returns its fields by name, for JSON.
+            pub fn fields(&self) -> Vec<(&'static str, Value)> {
+                match self { $(Self::$name { $($field),* } => vec![$((stringify!($field), $field.told())),*],)+ }
             }
 
             /// Names, meanings and fields of all notices, for the generated page.
@@ -105,8 +112,50 @@ notices! {
     SourceHalted = "source.halted" { module: ModuleName, disabled: bool, by: String, reason: String, until: Option<Timestamp> }
     /// A source runs again.
     SourceResumed = "source.resumed" { module: ModuleName, by: String }
+    /// The events of a group wait long, or many of them wait.
+    QueueLate = "queue.late" { group: GroupName, queue: StreamName, latency: Duration, depth: u64 }
+    /// The process uses nearly all the memory that it may use.
+    MemoryHigh = "memory.high" { resident: u64, threshold: u64 }
+    /// The disk of the data directory is nearly full.
+    DiskFilling = "disk.filling" { percent: u64, free: u64 }
+    /// A part of the node changed its state of health.
+    HealthChanged = "health.changed" { component: String, from: &'static str, to: &'static str, cause: String }
     /// Something of a module happened that its own documents explain.
     ModuleReported = "module.reported" { module: ModuleName, what: String }
+}
+
+/// A field of a notice as JSON.
+trait Told {
+    fn told(&self) -> Value;
+}
+
+macro_rules! told {
+    ($($ty:ty: |$value:ident| $as:expr;)+) => {
+        $(impl Told for $ty {
+            fn told(&self) -> Value {
+                let $value = self;
+                $as.into()
+            }
+        })+
+    };
+}
+
+told! {
+    String: |text| text.as_str();
+    &'static str: |text| *text;
+    ByteString: |text| &**text;
+    u64: |number| *number;
+    u32: |number| *number;
+    bool: |yes| *yes;
+    Duration: |time| Time::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)).to_string();
+    Timestamp: |at| at.to_string();
+    Option<Timestamp>: |at| at.map(|at| at.to_string());
+    Position: |position| position.to_string();
+    FaultClass: |class| class.as_str();
+    GroupName: |name| name.as_str();
+    StreamName: |name| name.as_str();
+    TargetName: |name| name.as_str();
+    ModuleName: |name| name.as_str();
 }
 
 /// Listens to notices. Called on the path of a message: it must be quick and must not block.

@@ -58,7 +58,7 @@ pub use self::{
     desired::Pause,
     pull::PullStatus,
     steer::{Drain, Pace, SeekAsk},
-    view::{GroupState, GroupView, Running},
+    view::{Glance, GroupState, GroupView, Running},
 };
 use crate::supervisor::Supervisor;
 

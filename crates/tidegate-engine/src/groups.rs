@@ -16,7 +16,7 @@ use tidegate_core::{
 };
 
 use crate::{
-    group::{Group, GroupParts, GroupPolicy, GroupView, Pause, PullStatus, Running, SeekAsk},
+    group::{Glance, Group, GroupParts, GroupPolicy, GroupView, Pause, PullStatus, Running, SeekAsk},
     supervisor::Supervisor,
 };
 
@@ -80,6 +80,11 @@ impl Groups {
 
     fn all(&self) -> Vec<Arc<Group>> {
         self.0.groups.read().values().cloned().collect()
+    }
+
+    /// Returns what is known of a group without asking the store.
+    pub fn glance(&self, name: &GroupName) -> Result<Glance> {
+        Ok(self.get(name)?.glance())
     }
 
     /// Returns where a group stands.

@@ -12,7 +12,7 @@ mod supervisor;
 mod task;
 
 pub use self::{
-    group::{Drain, GroupPolicy, GroupState, GroupView, Pace, Pause, PullStatus, Running, SeekAsk},
+    group::{Drain, Glance, GroupPolicy, GroupState, GroupView, Pace, Pause, PullStatus, Running, SeekAsk},
     groups::Groups,
     keeper::GuardKeeper,
     modules::{Direction, Entrance, ModuleState, ModuleView, Modules},

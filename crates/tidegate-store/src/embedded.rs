@@ -44,7 +44,7 @@ use tidegate_core::{
     notice::{Notice, Notices},
 };
 
-pub use self::check::{CheckReport, StoreDescription, check, describe};
+pub use self::check::{CheckReport, StoreDescription, check, describe, formats};
 use self::{
     commit::{Committer, Queue},
     journal::io_fault,

@@ -36,6 +36,12 @@ pub fn describe(data: &Path) -> Result<StoreDescription> {
     embedded::describe(&disk::RealDisk, data)
 }
 
+/// Returns the format of the store in a data directory, none when there is no store yet, and the newest format that
+/// this program knows.
+pub fn formats(data: &Path) -> (Option<u32>, u32) {
+    embedded::formats(&disk::RealDisk, data)
+}
+
 /// Reads every byte of the store in a data directory that is not in use.
 pub fn check(data: &Path) -> Result<CheckReport> {
     embedded::check(&disk::RealDisk, data)

@@ -5,12 +5,17 @@ mod check;
 mod completions;
 mod config;
 mod dlq;
+mod drained;
 mod event;
 mod group;
 mod ledger;
+mod live;
 mod look;
+mod man;
 mod module;
+mod preflight;
 mod publish;
+mod report;
 mod run;
 mod steer;
 mod store;
@@ -58,19 +63,35 @@ struct Global {
     /// Form of what is printed.
     #[arg(short, long, global = true, value_enum, default_value_t = Format::Table)]
     output: Format,
+    /// The same as `-o json`.
+    #[arg(long, global = true)]
+    json: bool,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Start a node.
     Run(run::Run),
-    /// Read a configuration, resolve its references and try to reach its targets.
+    /// Read a configuration, look whether everything fits, and try to reach its targets.
     Check(check::Check),
+    /// Tell whether this machine, its data and a configuration fit this program; exit code 1 when they do not.
+    Compatibility(preflight::Compatibility),
     /// Show how a node is doing.
     Status(look::Status),
+    /// Show rates, delays and limits of the last minute, again and again.
+    Top(live::Top),
+    /// Follow notices and events as they come.
+    Subscribe(live::Subscribe),
+    /// Read a node's log.
+    Logs(live::Logs),
+    /// Figures over time.
+    #[command(subcommand)]
+    Report(report::Report),
+    /// Wait until nothing of a group waits or runs; exit code 1 when that takes too long.
+    WaitDrained(drained::WaitDrained),
     /// Tell whether a node is healthy; exit code 1 when it is not.
     Health(look::Health),
-    /// Print a node's metrics in Prometheus' text format.
+    /// Print a node's metrics in Prometheus' text format, or list those that there are.
     Metrics(look::Metrics),
     /// Print the version of this program.
     Version(look::Version),
@@ -109,12 +130,14 @@ enum Command {
     Config(config::Config),
     /// Print a completion script for a shell.
     Completions(completions::Completions),
+    /// Write manual pages into a directory.
+    Man(man::Man),
 }
 
 /// Reads the command line and does what it says.
 pub fn main() -> Exit {
     let Cli { global, command } = Cli::parse();
-    let ui = Ui { format: global.output };
+    let ui = Ui { format: if global.json { Format::Json } else { global.output } };
     match dispatch(command, &global, ui) {
         Ok(()) => Exit::Ok,
         Err(failed) => {
@@ -137,9 +160,16 @@ fn dispatch(command: Command, global: &Global, ui: Ui) -> Result<(), Failed> {
     let ask = || -> Result<Asking, Failed> { Ok(Asking { ui, node: Node::new(&global.url, global.token.clone())? }) };
     match command {
         Command::Run(run) => run.run(),
-        Command::Check(check) => check.run(ui),
+        Command::Check(check) => check.run(global, ui),
+        Command::Compatibility(compatibility) => compatibility.run(ui),
+        Command::Top(top) => wait(top.run(&ask()?)),
+        Command::Subscribe(subscribe) => wait(subscribe.run(&ask()?)),
+        Command::Logs(logs) => logs.run(global, ui),
+        Command::Report(report) => wait(report.run(&ask()?)),
+        Command::WaitDrained(drained) => wait(drained.run(&ask()?)),
         Command::Status(status) => wait(status.run(&ask()?)),
         Command::Health(health) => wait(health.run(&ask()?)),
+        Command::Metrics(metrics) if metrics.is_list() => metrics.list(ui),
         Command::Metrics(metrics) => wait(metrics.run(&ask()?)),
         Command::Version(version) => version.run(ui),
         Command::Publish(publish) => wait(publish.run(&ask()?)),
@@ -155,6 +185,7 @@ fn dispatch(command: Command, global: &Global, ui: Ui) -> Result<(), Failed> {
         Command::Store(store) => store.run(ui),
         Command::Config(config) => config.run(ui),
         Command::Completions(completions) => completions.run(ui),
+        Command::Man(man) => man.run(ui),
     }
 }
 

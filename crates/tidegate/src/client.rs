@@ -8,6 +8,8 @@ use tidegate_core::limits;
 
 use crate::exit::{Exit, Failed};
 
+/// Longest time that lines are followed: for good.
+const LINES_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Longest wait for an answer: somewhat more than what the node allows itself.
 const ANSWER_MAX: Duration = Duration::from_secs(limits::REQUEST_SECONDS_MAX + 5);
 
@@ -103,28 +105,63 @@ impl Node {
         url
     }
 
-    async fn send(&self, request: reqwest::RequestBuilder) -> Result<Reply, Failed> {
+    fn unreachable(&self, error: &reqwest::Error) -> Failed {
+        let mut cause: &dyn std::error::Error = error;
+        while let Some(inner) = cause.source() {
+            cause = inner;
+        }
+        let why = cause.to_string();
+        Failed::new(Exit::Unavailable, format!("no answer from {}: {why}", self.origin()))
+    }
+
+    async fn begin(&self, request: reqwest::RequestBuilder) -> Result<reqwest::Response, Failed> {
         let request = match &self.token {
             Some(token) => request.bearer_auth(token),
             None => request,
         };
-        let unreachable = |error: reqwest::Error| {
-            let mut cause: &dyn std::error::Error = &error;
-            while let Some(inner) = cause.source() {
-                cause = inner;
-            }
-            let why = cause.to_string();
-            Failed::new(Exit::Unavailable, format!("no answer from {}: {why}", self.origin()))
-        };
-        let response = request.send().await.map_err(unreachable)?;
+        request.send().await.map_err(|error| self.unreachable(&error))
+    }
+
+    async fn send(&self, request: reqwest::RequestBuilder) -> Result<Reply, Failed> {
+        let response = self.begin(request).await?;
         let status = response.status();
-        let body = response.bytes().await.map_err(unreachable)?;
+        let body = response.bytes().await.map_err(|error| self.unreachable(&error))?;
         Ok(Reply { status, body })
     }
 
     /// Asks for a path and takes whatever comes.
     pub(crate) async fn look(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Reply, Failed> {
         self.send(self.client.request(Method::GET, self.place(path, query))).await
+    }
+
+    /// Asks for lines that come as they happen, and hands each that is not empty to `line`, until that wants no more or
+    /// the node ends the answer.
+    pub(crate) async fn lines(
+        &self,
+        path: &[&str],
+        query: &[(&str, &str)],
+        mut line: impl FnMut(&str) -> bool,
+    ) -> Result<(), Failed> {
+        let request = self.client.request(Method::GET, self.place(path, query)).timeout(LINES_MAX);
+        let mut response = self.begin(request).await?;
+        let status = response.status();
+        if !status.is_success() {
+            let body = response.bytes().await.map_err(|error| self.unreachable(&error))?;
+            return Reply { status, body }.ok().map(drop);
+        }
+        let mut rest = Vec::new();
+        while let Some(piece) = response.chunk().await.map_err(|error| self.unreachable(&error))? {
+            rest.extend_from_slice(&piece);
+            while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let whole: Vec<u8> = rest.drain(..=end).collect();
+                let text = String::from_utf8_lossy(&whole);
+                let text = text.trim_end();
+                if !text.is_empty() && !line(text) {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Asks for a JSON document.

@@ -7,6 +7,7 @@ mod environment;
 mod group;
 mod stream;
 mod target;
+mod warnings;
 
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,7 @@ pub use self::{
     group::{GroupConfig, LedgerConfig, OnFailure, RetryConfig, Start},
     stream::{DedupeConfig, Durability, OnFull, RetainConfig, StreamConfig},
     target::{BreakerConfig, RetryBudgetConfig, TargetConfig},
+    warnings::WarningsConfig,
 };
 
 /// Version of the configuration language.
@@ -69,6 +71,9 @@ pub struct Config {
     /// Groups by name: who processes the events of a stream, and how.
     #[serde(default)]
     pub groups: BTreeMap<GroupName, GroupConfig>,
+    /// When the node warns of itself.
+    #[serde(default)]
+    pub warnings: WarningsConfig,
     /// How the node stops.
     #[serde(default)]
     pub shutdown: ShutdownConfig,
@@ -251,6 +256,7 @@ impl Check for Config {
         for (name, group) in &self.groups {
             group.check(&here.at("groups").at(name.as_str()));
         }
+        self.warnings.check(&here.at("warnings"));
         let grace = self.shutdown.grace;
         here.at("shutdown").at("grace").require(grace <= GRACE_MAX, || format!("{grace} is longer than {GRACE_MAX}"));
     }

@@ -8,5 +8,6 @@ pub mod config;
 pub mod exit;
 mod log;
 pub mod pages;
+mod preflight;
 mod ui;
 mod wire;

@@ -1,17 +1,18 @@
 //! The log: one listener turns notices into lines, text or JSON, and holds back floods.
 
+mod files;
 mod flood;
 mod words;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use tidegate_core::{
     clock::Clock,
     notice::{Listener, Notice},
 };
-use tracing_subscriber::{EnvFilter, fmt::format::FmtSpan, util::SubscriberInitExt as _};
+use tracing_subscriber::{EnvFilter, Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
-use self::flood::Flood;
+use self::{files::LogFiles, flood::Flood};
 
 /// Form of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -29,8 +30,8 @@ pub(crate) const READY: &str = "tidegate_ready";
 const LINES_MAX: u32 = 20;
 const STRETCH: Duration = Duration::from_secs(1);
 
-/// Starts the log on standard error; says what is wrong with `level`.
-pub(crate) fn start(format: LogFormat, level: &str) -> Result<(), String> {
+/// Starts the log on standard error, and as lines of JSON in files in `dir`; says what is wrong with `level`.
+pub(crate) fn start(format: LogFormat, level: &str, dir: &Path) -> Result<(), String> {
     // A bare level is meant for the node; its libraries stay quiet unless they are named.
     let of_the_node = match level {
         "info" | "debug" | "trace" => format!("warn,tidegate={level}"),
@@ -38,19 +39,26 @@ pub(crate) fn start(format: LogFormat, level: &str) -> Result<(), String> {
     };
     let directives = format!("{of_the_node},{READY}=info");
     let filter = EnvFilter::builder().parse(directives).map_err(|error| format!("log level {level:?}: {error}"))?;
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_span_events(FmtSpan::NONE)
-        .with_target(false)
-        .with_ansi(false);
-    let started = match format {
-        LogFormat::Text => lines.finish().try_init(),
-        LogFormat::Json => {
-            lines.json().flatten_event(true).with_current_span(false).with_span_list(false).finish().try_init()
-        }
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).with_ansi(false);
+    let lines = match format {
+        LogFormat::Text => lines.boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
     };
-    started.map_err(|error| error.to_string())
+    let (files, trouble) = match LogFiles::open(dir) {
+        Ok(files) => (Some(files), None),
+        // A node whose log cannot be kept still runs; it says so where it can.
+        Err(error) => (None, Some(error)),
+    };
+    let kept = files.map(|files| {
+        let layer = tracing_subscriber::fmt::layer().json().flatten_event(true);
+        layer.with_current_span(false).with_span_list(false).with_target(false).with_writer(files)
+    });
+    let started = tracing_subscriber::registry().with(filter).with(lines).with(kept).try_init();
+    started.map_err(|error| error.to_string())?;
+    if let Some(error) = trouble {
+        tracing::warn!("the log is not kept in {}: {error}", dir.display());
+    }
+    Ok(())
 }
 
 /// Turns notices into lines.

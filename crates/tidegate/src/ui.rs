@@ -67,6 +67,11 @@ impl Ui {
         self.raw(format!("{value:#}\n").as_bytes());
     }
 
+    /// Prints a JSON document in one line.
+    pub(crate) fn json_line(self, value: &Value) {
+        self.raw(format!("{value}\n").as_bytes());
+    }
+
     /// Prints a list: the document for programs, the chosen columns of its rows for people.
     pub(crate) fn list(self, document: &Value, rows: &[Value], columns: &[Column]) {
         match self.format {
@@ -131,6 +136,11 @@ impl Ui {
             Ok(_) | Err(_) => Err(Failed::usage("nothing was done")),
         }
     }
+}
+
+/// Tells whether somebody sits at a terminal and sees what is printed.
+pub(crate) fn is_terminal() -> bool {
+    io::stdout().is_terminal()
 }
 
 /// Prints a line on standard error.

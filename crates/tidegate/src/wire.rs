@@ -12,7 +12,7 @@ use std::{
 
 use bytestring::ByteString;
 use serde_json::json;
-use tidegate_control::{Control, ControlParts, Intake, Metrics, NodeFacts, Role, Token, Tokens};
+use tidegate_control::{Control, ControlParts, Intake, Metrics, NodeFacts, Role, Token, Tokens, Upstream};
 use tidegate_core::{
     clock::Clock,
     cloudevents::PlainDefaults,
@@ -43,6 +43,7 @@ const PROBE: Duration = Duration::from_secs(10);
 pub(crate) struct Node {
     pub(crate) addresses: Vec<SocketAddr>,
     inner: engine::Node,
+    control: Control,
     /// Stops the listeners, later than everything else: pull workers settle over them.
     doors: Stopper,
     grace: Duration,
@@ -91,9 +92,15 @@ impl Node {
         for guard in &guards {
             GuardKeeper::start(guard.clone(), store.clone(), supervisor).await?;
         }
+        let mut upstreams = Vec::new();
         for (name, settings) in &config.groups {
             let sink = open_sink(name, settings, &guards, &client, cx)
                 .map_err(|fault| fault.within(format!("group {name}")))?;
+            upstreams.extend(sink.clone().map(|sink| Upstream {
+                name: name.to_string(),
+                target: settings.sink.target().cloned(),
+                probe: sink,
+            }));
             let handler = sink.map(|sink| sink as Arc<dyn Handler>);
             let mark_claims = handler.as_ref().is_some_and(|handler| handler.in_process());
             groups.add(&settings.spec(name, mark_claims), policy(name, settings), handler).await?;
@@ -113,7 +120,11 @@ impl Node {
             config: ByteString::from(config.fingerprint()),
             tokens: tokens(config),
             node: facts(config),
+            data: Some(config.node.data.clone()),
+            warnings: config.warnings.policy(),
+            upstreams,
         })?;
+        control.watch().await?;
         let (doors, doors_stop) = service::stop();
         let mut addresses = Vec::new();
         for (listener, address) in listeners {
@@ -124,7 +135,7 @@ impl Node {
         let listeners_file = config.node.data.join("run").join("listeners.json");
         write_listeners(&listeners_file, config, &addresses)?;
         let grace = config.shutdown.grace.get();
-        Ok(Self { addresses, inner, doors, grace, listeners_file })
+        Ok(Self { addresses, inner, control, doors, grace, listeners_file })
     }
 
     /// Stops: takes no new work, lets what is held finish until the grace is over or `hurry` comes, closes the store.
@@ -137,6 +148,9 @@ impl Node {
             let ran_ms = u64::try_from(inner.cx.clock.now().since(attempt.since).as_millis()).unwrap_or(u64::MAX);
             let (group, event, number) = (&attempt.group, &attempt.event, attempt.attempt);
             tracing::warn!(%group, %event, attempt = number, ran_ms, "still running and dropped; it will be tried again");
+        }
+        if let Err(fault) = self.control.keep().await {
+            tracing::warn!("keep the figures of the last minute: {fault}");
         }
         doors.drain();
         let closed = inner.close(|| doors.abort()).await;

@@ -11,7 +11,7 @@ use tidegate_core::{
     names::{GroupName, StreamName, TargetName},
     store::{DeadChange, DeadState, GroupSpec, GroupStatus, OnFailure, Start},
 };
-use tidegate_engine::{GroupPolicy, Pause};
+use tidegate_engine::{Drain, GroupPolicy, Pace, Pause};
 
 use super::*;
 
@@ -249,6 +249,19 @@ fn what_holds_the_group_back() {
     check(("waiting", "group_paused", Some(BEFORE), Some(LATER), "by anna: partner is down"), |world| {
         let (by, reason) = ("anna".to_owned(), "partner is down".to_owned());
         of(world).paused = Some(Pause { by, reason, at: BEFORE, until: Some(LATER), disabled: false });
+    });
+    check(("waiting", "group_disabled", Some(BEFORE), None, "disabled by anna: without a reason"), |world| {
+        let (by, reason) = ("anna".to_owned(), String::new());
+        of(world).paused = Some(Pause { by, reason, at: BEFORE, until: None, disabled: true });
+    });
+    check(("waiting", "group_draining", Some(BEFORE), Some(LATER), "lies before 7"), |world| {
+        of(world).state = GroupState::Draining;
+        let (by, reason) = ("anna".to_owned(), "deploy".to_owned());
+        of(world).drain = Some(Drain { by, reason, at: BEFORE, until: LATER, before: AT });
+    });
+    check(("waiting", "group_slowed", None, None, "10 events in 1s"), |world| {
+        let rate = Rate { count: 10, per: Duration::from_secs(1) };
+        of(world).pace = Some(Pace { rate, before: AT });
     });
     check(("waiting", "group_stuck", Some(BEFORE), None, "no progress"), |world| world.stuck_since = Some(BEFORE));
     check(("waiting", "workers_busy", Some(BEFORE), None, "all 4 workers are busy; event other"), |world| {

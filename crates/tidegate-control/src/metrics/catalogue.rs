@@ -66,6 +66,7 @@ catalogue! {
     OUTBOUND_REQUESTS: Counter "tidegate_outbound_requests_total" ["target", "result"] "Calls to a target that ended since the start.";
     STORE_SYNC: Histogram "tidegate_store_sync_seconds" [] "Time that syncs of the store took.";
     STORE_BYTES: Gauge "tidegate_store_bytes" ["what"] "Bytes of the store, by what they are for.";
+    DATA_DISK: Gauge "tidegate_data_disk_bytes" ["what"] "The disk of the data directory: its size, and what is free.";
     UNACCOUNTED: Gauge "tidegate_messages_unaccounted" [] "Events missing in the accounting of any group; anything but 0 is a fault of Tidegate.";
     LAST_PROGRESS: Gauge "tidegate_last_progress_timestamp_seconds" ["component"] "When a part of the node last made progress, or found nothing to do.";
     PROCESS_CPU: Counter "process_cpu_seconds_total" [] "Processor time that the process used.";

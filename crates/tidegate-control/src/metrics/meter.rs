@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
+use tidegate_core::limits;
+
+use super::counts::Counts;
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -60,17 +63,6 @@ pub(super) struct Histogram {
     nanos: AtomicU64,
 }
 
-/// What a histogram has counted.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Counts {
-    /// Upper bound in seconds, and how many were counted up to it and above the one before.
-    pub(crate) buckets: Vec<(f64, u64)>,
-    /// How many were above every bound.
-    pub(crate) above: u64,
-    /// Sum of all, in seconds.
-    pub(crate) sum: f64,
-}
-
 impl Histogram {
     pub(super) fn observe(&self, time: Duration) {
         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
@@ -86,6 +78,44 @@ impl Histogram {
         let mut counts = self.counts.iter().map(|count| count.load(Ordering::Relaxed));
         let buckets = BOUNDS.iter().map(|bound| seconds(*bound)).zip(counts.by_ref()).collect();
         Counts { buckets, above: counts.next().unwrap_or(0), sum: seconds(self.nanos.load(Ordering::Relaxed)) }
+    }
+}
+
+/// The slowest of many, found with one comparison for all the others.
+#[derive(Debug)]
+pub(super) struct Slowest<T> {
+    /// What the next one must take at least.
+    least: AtomicU64,
+    kept: Mutex<Vec<(Duration, T)>>,
+}
+
+impl<T> Default for Slowest<T> {
+    fn default() -> Self {
+        Self { least: AtomicU64::new(0), kept: Mutex::default() }
+    }
+}
+
+impl<T> Slowest<T> {
+    pub(super) fn observe(&self, time: Duration, what: impl FnOnce() -> T) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        if nanos < self.least.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut kept = self.kept.lock();
+        let at = kept.partition_point(|(other, _)| *other >= time);
+        kept.insert(at, (time, what()));
+        kept.truncate(limits::SLOWEST_MAX);
+        if let (true, Some((least, _))) = (kept.len() == limits::SLOWEST_MAX, kept.last()) {
+            let least = u64::try_from(least.as_nanos()).unwrap_or(u64::MAX);
+            self.least.store(least.saturating_add(1), Ordering::Relaxed);
+        }
+    }
+
+    /// Takes what was kept, the slowest first, and begins anew.
+    pub(super) fn take(&self) -> Vec<(Duration, T)> {
+        let mut kept = self.kept.lock();
+        self.least.store(0, Ordering::Relaxed);
+        std::mem::take(&mut kept)
     }
 }
 
@@ -143,6 +173,17 @@ mod tests {
         assert_eq!(counts.buckets[..3], [(0.0001, 2), (0.00025, 2), (0.0005, 0)]);
         assert_eq!(counts.above, 1);
         assert!((counts.sum - 7_200.000_451).abs() < 1e-6);
+    }
+
+    #[test]
+    fn the_slowest_are_kept_in_order() {
+        let slowest = Slowest::default();
+        for millis in [0, 5, 1, 9, 3, 7, 2, 8] {
+            slowest.observe(Duration::from_millis(millis), || millis);
+        }
+        let kept: Vec<u64> = slowest.take().into_iter().map(|(_, millis)| millis).collect();
+        assert_eq!(kept, [9, 8, 7, 5, 3]);
+        assert!(slowest.take().is_empty());
     }
 
     #[test]

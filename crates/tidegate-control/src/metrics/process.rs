@@ -6,18 +6,18 @@ use std::fs;
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// Facts of this process. What the system does not tell is absent.
-#[derive(Debug, Default, PartialEq)]
-pub(super) struct ProcessFacts {
-    pub(super) cpu_seconds: Option<f64>,
-    pub(super) resident_bytes: Option<u64>,
-    pub(super) virtual_bytes: Option<u64>,
-    pub(super) open_files: Option<u64>,
-    pub(super) max_files: Option<u64>,
-    pub(super) started_at: Option<f64>,
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct ProcessFacts {
+    pub(crate) cpu_seconds: Option<f64>,
+    pub(crate) resident_bytes: Option<u64>,
+    pub(crate) virtual_bytes: Option<u64>,
+    pub(crate) open_files: Option<u64>,
+    pub(crate) max_files: Option<u64>,
+    pub(crate) started_at: Option<f64>,
 }
 
 impl ProcessFacts {
-    pub(super) fn read() -> Self {
+    pub(crate) fn read() -> Self {
         let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let status = text("/proc/self/status");
         let (cpu_seconds, started_at) = parse_stat(&text("/proc/self/stat"), &text("/proc/stat"));
@@ -42,7 +42,7 @@ fn parse_stat(own: &str, system: &str) -> (Option<f64>, Option<f64>) {
     (cpu, seconds(19).zip(booted).map(|(after, booted)| booted + after))
 }
 
-fn parse_kilobytes(status: &str, name: &str) -> Option<u64> {
+pub(crate) fn parse_kilobytes(status: &str, name: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
 }

@@ -7,8 +7,8 @@ use tidegate_core::{
     store::{GroupStatus, SYNC_BOUNDS, StoreStatus},
 };
 
-use super::{catalogue, meter::Counts, process::ProcessFacts, text::Page};
-use crate::{api::Api, health};
+use super::{catalogue, counts::Counts, process::ProcessFacts, text::Page};
+use crate::{api::Api, health, system::DiskFacts};
 
 /// Writes the page.
 pub(crate) async fn page(api: &Api) -> Result<String> {
@@ -27,6 +27,11 @@ pub(crate) async fn page(api: &Api) -> Result<String> {
     let mut family = page.family(&catalogue::LAST_PROGRESS);
     for (component, at) in health::progress(api) {
         family.sample(&[&component], seconds(at));
+    }
+    let mut family = page.family(&catalogue::DATA_DISK);
+    if let Some(disk) = api.data.as_deref().and_then(DiskFacts::read) {
+        family.sample(&["size"], disk.size_bytes);
+        family.sample(&["free"], disk.free_bytes);
     }
     process(&mut page);
     Ok(page.finish())

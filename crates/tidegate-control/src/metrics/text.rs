@@ -5,7 +5,7 @@
 
 use std::fmt::{Display, Write};
 
-use super::{catalogue::MetricSpec, meter::Counts};
+use super::{catalogue::MetricSpec, counts::Counts};
 
 /// Media type of the format.
 pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";

@@ -28,7 +28,7 @@ use tokio::{
 use tower::Service;
 
 use super::watch::{Phase, Stint, Watch};
-use crate::problem::Problem;
+use crate::{follow::GoesOn, problem::Problem};
 
 // The HTTP library holds heads with up to this many headers on the stack; another number would cost an allocation
 // for every request.
@@ -85,8 +85,9 @@ impl Future for Watched<'_> {
             Some(work) => Pin::new(work).poll(cx),
             None => return Poll::Pending,
         };
-        if answer.is_ready() {
-            self.stint.enter(Phase::Idle);
+        if let Poll::Ready(Ok(response)) = &answer {
+            let goes_on = response.extensions().get::<GoesOn>().is_some();
+            self.stint.enter(if goes_on { Phase::Stream } else { Phase::Idle });
             return answer;
         }
         if self.stint.is_over() {
@@ -106,6 +107,14 @@ struct Heard {
     stint: Arc<Stint>,
 }
 
+impl Heard {
+    fn note_written(&self, written: &Poll<io::Result<usize>>) {
+        if matches!(written, Poll::Ready(Ok(1..))) && self.stint.is(Phase::Stream) {
+            self.stint.enter(Phase::Stream);
+        }
+    }
+}
+
 impl AsyncRead for Heard {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
@@ -119,7 +128,9 @@ impl AsyncRead for Heard {
 
 impl AsyncWrite for Heard {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.note_written(&written);
+        written
     }
 
     fn poll_write_vectored(
@@ -127,7 +138,9 @@ impl AsyncWrite for Heard {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.note_written(&written);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -26,6 +26,8 @@ pub(super) enum Phase {
     Head = 1,
     /// Working on a request.
     Busy = 2,
+    /// Writing an answer that goes on; each piece that the client takes starts its time anew.
+    Stream = 3,
 }
 
 /// What all connections of a listener share.
@@ -108,7 +110,7 @@ impl Stint {
     /// Starts a phase and its time.
     pub(super) fn enter(&self, phase: Phase) {
         let allowed = match phase {
-            Phase::Idle => self.watch.ticks[0],
+            Phase::Idle | Phase::Stream => self.watch.ticks[0],
             Phase::Head => self.watch.ticks[1],
             Phase::Busy => self.watch.ticks[2],
         };

@@ -32,6 +32,8 @@ async fn every_route_asks_for_its_role() {
     for (path, item) in document["paths"].as_object().unwrap() {
         let path = path.replace("{stream}", "orders").replace("{group}", "deliver");
         let path = path.replace("{target}", "partner").replace("{id}", "1");
+        // An answer that goes on would not end here.
+        let path = path.replace("/v1/subscribe", "/v1/subscribe?pattern=nothing");
         for (method, operation) in item.as_object().unwrap() {
             let method = method.to_uppercase();
             let role = operation["security"][0]["token"][0].as_str();

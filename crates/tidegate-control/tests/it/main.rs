@@ -9,6 +9,7 @@ mod events;
 mod groups;
 mod health;
 mod listener;
+mod look;
 mod node;
 mod publish;
 mod pull;

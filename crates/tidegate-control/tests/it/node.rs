@@ -7,7 +7,9 @@ use async_trait::async_trait;
 use axum::body::Body;
 use http::{Method, Request};
 use serde_json::{Value, json};
-use tidegate_control::{Control, ControlParts, Intake, Metrics, NodeFacts, ServeLimits, Token, Tokens, serve};
+use tidegate_control::{
+    Control, ControlParts, Intake, Metrics, NodeFacts, ServeLimits, Token, Tokens, WarnPolicy, serve,
+};
 use tidegate_core::{
     clock::Clock,
     cloudevents::PlainDefaults,
@@ -135,6 +137,9 @@ pub(crate) async fn parts(tokens: Vec<Token>) -> (ControlParts, Arc<Ailing>, Sto
         config: "fingerprint-1".into(),
         tokens: Tokens::new(tokens),
         node: NodeFacts { name: "harbour".into(), version: "0.0.1".into(), environment: Some("test".into()) },
+        data: None,
+        warnings: WarnPolicy::default(),
+        upstreams: Vec::new(),
     };
     (parts, store, stopper)
 }

@@ -46,6 +46,29 @@ pub struct GroupView {
     pub policy: GroupPolicy,
 }
 
+/// What is known of a group without asking the store.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Glance {
+    /// Whether it claims.
+    pub state: GroupState,
+    /// How many batches are tried at a time.
+    pub workers: usize,
+    /// Of those, how many are busy.
+    pub busy: usize,
+    /// Why it does not claim, at somebody's wish.
+    pub paused: Option<Pause>,
+    /// It finishes what was there when somebody asked, and pauses then.
+    pub drain: Option<Drain>,
+    /// It is slowed down until it has caught up.
+    pub pace: Option<Pace>,
+    /// Its workers are outside of the node.
+    pub pull: bool,
+    /// Workers outside that ask for work right now.
+    pub asking: usize,
+    /// When a worker outside last asked for work; none when none has since the node was started.
+    pub asked_at: Option<Timestamp>,
+}
+
 /// Whether a group claims.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GroupState {
@@ -89,8 +112,7 @@ pub struct Running {
 }
 
 impl Group {
-    pub(crate) async fn view(&self) -> Result<GroupView> {
-        let status = self.store.group(&self.name).await?;
+    pub(crate) fn glance(&self) -> Glance {
         let desired = self.desired.borrow().clone();
         let state = match (self.cx.stop.phase(), &desired.paused) {
             (StopPhase::Draining | StopPhase::Aborted, _) => GroupState::Draining,
@@ -98,8 +120,7 @@ impl Group {
             (StopPhase::Running, None) if desired.drain.is_some() => GroupState::Draining,
             (StopPhase::Running, None) => GroupState::Running,
         };
-        Ok(GroupView {
-            status,
+        Glance {
             state,
             workers: desired.workers,
             busy: self.busy(),
@@ -109,6 +130,23 @@ impl Group {
             pull: self.handler.is_none(),
             asking: self.lent.asking(),
             asked_at: self.lent.asked_at(),
+        }
+    }
+
+    pub(crate) async fn view(&self) -> Result<GroupView> {
+        let status = self.store.group(&self.name).await?;
+        let Glance { state, workers, busy, paused, drain, pace, pull, asking, asked_at } = self.glance();
+        Ok(GroupView {
+            status,
+            state,
+            workers,
+            busy,
+            paused,
+            drain,
+            pace,
+            pull,
+            asking,
+            asked_at,
             target: self.guard.as_ref().map(|guard| guard.target().clone()),
             gate: self.gate(),
             spec: self.spec.clone(),

@@ -11,7 +11,7 @@ use super::{
     open::{CHECKPOINTS, JOURNAL, LEDGER, segment_file},
     scan,
     seen::{check_run, run_path},
-    segment::{FORMAT, Header, Segment},
+    segment::{FORMAT, Header, Segment, peek_format},
 };
 use crate::disk::Disk;
 
@@ -71,6 +71,16 @@ pub struct CheckReport {
     pub damage: Vec<String>,
     /// Tails of the journal that were never acknowledged and will be cut at the next start.
     pub torn: Vec<String>,
+}
+
+/// Returns the newest format of a segment in a data directory, and the newest that this program knows; it may be in
+/// use. None when there is no store yet.
+pub fn formats(disk: &dyn Disk, dir: &Path) -> (Option<u32>, u32) {
+    let folder = dir.join(JOURNAL);
+    let names = disk.list(&folder).unwrap_or_default();
+    let open = |name: &String| disk.open(&folder.join(name), false).ok();
+    let segments = names.iter().filter(|name| name.ends_with(".seg")).filter_map(open);
+    (segments.filter_map(|file| peek_format(&*file)).max(), FORMAT)
 }
 
 /// Describes a store as of its last checkpoint; the data directory must not be in use. Changes nothing.

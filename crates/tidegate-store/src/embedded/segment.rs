@@ -122,6 +122,13 @@ pub(crate) fn check_format(format: u32, path: &Path) -> Result<()> {
     )))
 }
 
+/// Returns the format that a segment says it has, whether it can be read or not; none when it was never one.
+pub(crate) fn peek_format(file: &dyn DiskFile) -> Option<u32> {
+    let mut bytes = [0; 12];
+    let count = file.read_at(&mut bytes, 0).ok()?;
+    (count == 12 && bytes[..8] == *MAGIC).then(|| u32::from_le_bytes([bytes[8], bytes[9], bytes[10], bytes[11]]))
+}
+
 /// Events of one stream in one segment.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Span {

@@ -54,6 +54,8 @@ pub(super) enum Group {
         #[command(flatten)]
         because: Because,
     },
+    /// Wait until nothing of it waits or runs; exit code 1 when that takes too long.
+    WaitDrained(super::drained::WaitDrained),
     /// Change the number of workers.
     Scale {
         /// Group.
@@ -91,6 +93,7 @@ impl Group {
                 cx.ui.record(&cx.node.get(&["v1", "groups", &name], &[]).await?);
                 return Ok(());
             }
+            Self::WaitDrained(drained) => return drained.run(cx).await,
             Self::Pause { name, because, until } => {
                 let mut document = json!({ "reason": because.reason });
                 if let Some(until) = until {

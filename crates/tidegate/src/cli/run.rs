@@ -10,6 +10,7 @@ use crate::{
     config::Config,
     exit::{Exit, Failed},
     log::{self, LogFormat},
+    preflight,
     wire::Node,
 };
 
@@ -47,7 +48,17 @@ impl Run {
         if !self.listen.is_empty() {
             config.listen_on(&self.listen).map_err(|fault| Failed::new(Exit::Configuration, fault.to_string()))?;
         }
-        log::start(self.log_format, &self.log_level).map_err(Failed::usage)?;
+        log::start(self.log_format, &self.log_level, &config.node.data.join("logs")).map_err(Failed::usage)?;
+        preflight::raise_open_files();
+        let checks = preflight::check(&config);
+        for warning in checks.iter().filter_map(|one| one.warning.as_ref()) {
+            tracing::warn!("{warning}");
+        }
+        if let Some(wrong) = checks.iter().find(|one| !one.ok) {
+            let message = format!("the node does not start: {}", wrong.mismatch());
+            tracing::error!("{message}");
+            return Err(Failed::new(Exit::Configuration, message));
+        }
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(usize::from(self.threads))
             .thread_name("tidegate")

@@ -78,6 +78,10 @@ pub(super) fn rare(notice: &Notice) {
         | Notice::InputRejected { .. }
         | Notice::SourceHalted { .. }
         | Notice::SourceResumed { .. }
+        | Notice::QueueLate { .. }
+        | Notice::MemoryHigh { .. }
+        | Notice::DiskFilling { .. }
+        | Notice::HealthChanged { .. }
         | Notice::ModuleReported { .. } => of_the_node(notice),
         Notice::Refused { .. }
         | Notice::LeaseLost { .. }
@@ -128,7 +132,42 @@ fn of_the_node(notice: &Notice) {
             info!(notice = name, %module, by, reason, until, "source {module} is {state}");
         }
         Notice::SourceResumed { module, by } => info!(notice = name, %module, by, "source {module} runs again"),
+        Notice::QueueLate { .. }
+        | Notice::MemoryHigh { .. }
+        | Notice::DiskFilling { .. }
+        | Notice::HealthChanged { .. } => of_the_watch(notice),
         Notice::ModuleReported { module, what } => info!(notice = name, %module, "{module}: {what}"),
+        _ => {}
+    }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "`rare` names every notice")]
+fn of_the_watch(notice: &Notice) {
+    let name = notice.name();
+    match notice {
+        Notice::QueueLate { group, queue, latency, depth } => {
+            let queue_latency = latency.as_secs_f64();
+            warn!(notice = name, queue_latency, %group, %queue, depth, "{group} is late: {depth} events wait, the oldest or most of them for {queue_latency:.1} s");
+        }
+        Notice::MemoryHigh { resident, threshold } => {
+            warn!(
+                notice = name,
+                resident,
+                threshold,
+                "memory pressure: the process holds {resident} bytes of memory, warned from {threshold} on"
+            );
+        }
+        Notice::DiskFilling { percent, free } => {
+            warn!(
+                notice = name,
+                percent, free, "the disk of the data directory is {percent} % full: {free} bytes are free"
+            );
+        }
+        Notice::HealthChanged { component, from, to, cause } => match *to {
+            "unhealthy" => error!(notice = name, component, from, to, "{component} is unhealthy: {cause}"),
+            "degraded" => warn!(notice = name, component, from, to, "{component} is degraded: {cause}"),
+            _ => info!(notice = name, component, from, to, "{component} is {to}, it was {from}"),
+        },
         _ => {}
     }
 }

@@ -204,7 +204,9 @@ async fn the_log_is_json_when_asked_for() {
     let mut command = berth.command();
     let mut child = command.args(["--log-format", "json", "--log-level", "warn"]).spawn().unwrap();
     let log = crate::node::Log::of(&mut child);
-    let line = until("the ready line", || async { log.text().lines().next().map(str::to_owned) }).await;
+    // What this machine is warned of may come before it.
+    let ready = || log.text().lines().find(|line| line.contains("tidegate ready")).map(str::to_owned);
+    let line = until("the ready line", || async { ready() }).await;
     drop(child.kill());
     drop(child.wait());
     let line: Value = serde_json::from_str(&line).unwrap();

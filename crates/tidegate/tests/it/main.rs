@@ -10,4 +10,5 @@ mod generated;
 mod modules;
 mod node;
 mod receiver;
+mod see;
 mod stop;
