@@ -207,6 +207,11 @@ pub trait SinkSettings {
         None
     }
 
+    /// Refuses to start in a process in which it could not work.
+    fn admit(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Reports what is wrong within these settings.
     fn check(&self, here: &Spot<'_>);
 

@@ -18,7 +18,7 @@ use tidegate_core::{
     cloudevents::PlainDefaults,
     fault::{Fault, FaultKind, Origin, Result, Retry},
     guard::Guard,
-    handler::{Handler, Sink},
+    handler::{Handler, Probe, Sink},
     names::{GroupName, ModuleName, TargetName},
     notice::{Notice, Notices},
     service::{self, Context, Stopper},
@@ -51,9 +51,12 @@ pub(crate) struct Node {
     listeners_file: PathBuf,
 }
 
-/// What a sink's probe came to.
+/// What the probe of a source or a sink came to.
 pub(crate) struct Probed {
-    pub(crate) group: GroupName,
+    /// `source` or `sink`.
+    pub(crate) direction: &'static str,
+    /// The source, or the group of the sink.
+    pub(crate) name: String,
     pub(crate) result: Result<()>,
 }
 
@@ -94,6 +97,7 @@ impl Node {
         }
         let mut upstreams = Vec::new();
         for (name, settings) in &config.groups {
+            settings.sink.settings().admit().map_err(|fault| fault.within(format!("group {name}")))?;
             let sink = open_sink(name, settings, &guards, &client, cx)
                 .map_err(|fault| fault.within(format!("group {name}")))?;
             upstreams.extend(sink.clone().map(|sink| Upstream {
@@ -284,22 +288,37 @@ fn write_listeners(file: &Path, config: &Config, addresses: &[SocketAddr]) -> Re
     })
 }
 
-/// Tries to reach what every sink needs, without starting anything.
+/// Tries to reach what every source and sink needs, without starting anything.
 pub(crate) async fn probe(config: &Config) -> Result<Vec<Probed>> {
     let (stopper, stop) = service::stop();
     let cx = Context { clock: Clock::real(), stop, notices: Notices::default() };
     let (guards, client) = (guards(config, &cx), HttpClient::open()?);
     let mut probed = Vec::new();
-    for (group, settings) in &config.groups {
-        let Some(sink) = open_sink(group, settings, &guards, &client, &cx)? else { continue };
-        let result = tokio::select! {
-            result = sink.probe(&cx) => result,
+    let ask = async |module: &dyn Probe| {
+        tokio::select! {
+            result = module.probe(&cx) => result,
             () = cx.clock.sleep(PROBE) => {
                 let note = format!("no answer within {PROBE:?}");
                 Err(Fault::unavailable(Origin::Tidegate, note))
             }
+        }
+    };
+    for (name, settings) in &config.sources {
+        let parts = SourceParts { name: name.clone(), clock: cx.clock.clone() };
+        let result = match settings.settings().open(parts) {
+            Ok(OpenSource::Runs(source)) => ask(&*source).await,
+            Ok(OpenSource::Path(_) | OpenSource::Forwards { .. }) => continue,
+            Err(fault) => Err(fault),
         };
-        probed.push(Probed { group: group.clone(), result });
+        probed.push(Probed { direction: "source", name: name.to_string(), result });
+    }
+    for (group, settings) in &config.groups {
+        let result = match open_sink(group, settings, &guards, &client, &cx) {
+            Ok(Some(sink)) => ask(&*sink).await,
+            Ok(None) => continue,
+            Err(fault) => Err(fault),
+        };
+        probed.push(Probed { direction: "sink", name: group.to_string(), result });
     }
     drop(stopper);
     Ok(probed)

@@ -81,11 +81,7 @@ impl SourceSettings for StdinConfig {
     }
 
     fn open(&self, parts: SourceParts) -> Result<OpenSource> {
-        let input = std::io::stdin().as_fd().try_clone_to_owned().map(std::fs::File::from);
-        let input = input.and_then(|input| Ok((input.metadata()?, input)));
-        let (found, input) = input.map_err(|error| {
-            Fault::unavailable(Origin::Tidegate, format!("standard input cannot be read: {error}")).because(error)
-        })?;
+        let found = own_input()?.metadata().map_err(unreadable)?;
         if found.is_file() {
             return Ok(OpenSource::Runs(Arc::new(FileSource::new(self.as_file(), &parts))));
         }
@@ -93,9 +89,9 @@ impl SourceSettings for StdinConfig {
         let clock = parts.clock.clone();
         let mark = cloudevents::fresh_id(clock.now()).to_string();
         let rules = LineRules::new(name, &self.to, self.format, &self.defaults, rejects, clock);
-        let pieces = read_beside(input)?;
         let line_max = usize::try_from(self.line_max.get()).unwrap_or(usize::MAX);
-        let state = State { pieces, lines: Splitter::new(0, 0, line_max), batch: Batch::default(), has_ended: false };
+        let state =
+            State { pieces: None, lines: Splitter::new(0, 0, line_max), batch: Batch::default(), has_ended: false };
         Ok(OpenSource::Runs(Arc::new(StdinSource {
             rules,
             mark,
@@ -121,8 +117,16 @@ impl StdinConfig {
     }
 }
 
+fn unreadable(error: std::io::Error) -> Fault {
+    Fault::unavailable(Origin::Tidegate, format!("standard input cannot be read: {error}")).because(error)
+}
+
+fn own_input() -> Result<std::fs::File> {
+    std::io::stdin().as_fd().try_clone_to_owned().map(std::fs::File::from).map_err(unreadable)
+}
+
 /// Reads in a thread of its own, which may wait for ever without holding anything back but itself.
-fn read_beside(mut input: std::fs::File) -> Result<mpsc::Receiver<std::io::Result<Bytes>>> {
+fn read_beside(mut input: std::fs::File) -> Result<Pieces> {
     let (send, receive) = mpsc::channel(PIECES);
     let read = move || {
         loop {
@@ -161,7 +165,8 @@ struct StdinSource {
 
 #[derive(Debug)]
 struct State {
-    pieces: mpsc::Receiver<std::io::Result<Bytes>>,
+    /// None until the source runs for the first time.
+    pieces: Option<Pieces>,
     lines: Splitter,
     batch: Batch,
     has_ended: bool,
@@ -188,9 +193,29 @@ impl Probe for StdinSource {
 impl Source for StdinSource {
     async fn run(&self, feed: &Feed) -> Result<()> {
         let mut state = self.state.lock().await;
+        let mut pieces = match state.pieces.take() {
+            Some(pieces) => pieces,
+            None => read_beside(own_input()?)?,
+        };
+        let ended = self.read(feed, &mut state, &mut pieces).await;
+        state.pieces = Some(pieces);
+        ended
+    }
+
+    fn details(&self) -> Value {
+        let shown = self.shown.lock();
+        json!({ "line": shown.line, "bytes": shown.bytes, "state": if shown.has_ended { "ended" } else { "reading" } })
+    }
+}
+
+/// What is read beside the source.
+type Pieces = mpsc::Receiver<std::io::Result<Bytes>>;
+
+impl StdinSource {
+    async fn read(&self, feed: &Feed, state: &mut State, pieces: &mut Pieces) -> Result<()> {
         loop {
             // What a stop left comes first.
-            if !self.bring(feed, &mut state).await? {
+            if !self.bring(feed, state).await? {
                 return Ok(());
             }
             if state.has_ended {
@@ -200,27 +225,20 @@ impl Source for StdinSource {
             let piece = tokio::select! {
                 biased;
                 () = feed.stop.draining() => return Ok(()),
-                piece = state.pieces.recv() => piece,
+                piece = pieces.recv() => piece,
             };
-            Self::take(&mut state, piece)?;
+            Self::take(state, piece)?;
             while !state.batch.is_full() && !state.has_ended {
                 let more = tokio::select! {
                     biased;
-                    more = state.pieces.recv() => more,
+                    more = pieces.recv() => more,
                     () = feed.clock.sleep(GATHER) => break,
                 };
-                Self::take(&mut state, more)?;
+                Self::take(state, more)?;
             }
         }
     }
 
-    fn details(&self) -> Value {
-        let shown = self.shown.lock();
-        json!({ "line": shown.line, "bytes": shown.bytes, "state": if shown.has_ended { "ended" } else { "reading" } })
-    }
-}
-
-impl StdinSource {
     fn take(state: &mut State, piece: Option<std::io::Result<Bytes>>) -> Result<()> {
         match piece {
             Some(Ok(piece)) => {

@@ -15,7 +15,12 @@ use crate::{
     wire,
 };
 
-const PROBES: &[Column] = &[column("group", "/group"), column("reachable", "/reachable"), column("fault", "/fault")];
+const PROBES: &[Column] = &[
+    column("direction", "/direction"),
+    column("name", "/name"),
+    column("reachable", "/reachable"),
+    column("fault", "/fault"),
+];
 
 const UPSTREAMS: &[Column] = &[
     column("upstream", "/name"),
@@ -85,7 +90,14 @@ impl Check {
             .iter()
             .map(|probe| {
                 let fault = probe.result.as_ref().err().map(ToString::to_string);
-                json!({ "group": probe.group.as_str(), "reachable": fault.is_none(), "fault": fault })
+                let group = (probe.direction == "sink").then_some(&probe.name);
+                json!({
+                    "direction": probe.direction,
+                    "name": probe.name,
+                    "group": group,
+                    "reachable": fault.is_none(),
+                    "fault": fault,
+                })
             })
             .collect();
         let lost = probes.iter().filter(|probe| probe.result.is_err()).count();
@@ -112,9 +124,10 @@ impl Check {
         }
         match lost {
             0 => Ok(()),
-            count => {
-                Err(Failed::new(Exit::Unavailable, format!("{count} of {} sinks cannot be reached", probes.len())))
-            }
+            count => Err(Failed::new(
+                Exit::Unavailable,
+                format!("{count} of {} sources and sinks cannot be reached", probes.len()),
+            )),
         }
     }
 }
@@ -147,6 +160,7 @@ async fn upstream(cx: &Asking, name: &str) -> Result<(), Failed> {
 /// Tries from here, without a node.
 fn upstream_of(ui: Ui, path: &Path, name: &str) -> Result<(), Failed> {
     let mut config = super::open(path)?;
+    config.sources.clear();
     config.groups.retain(|group, settings| {
         group.as_str() == name || settings.sink.target().is_some_and(|target| target.as_str() == name)
     });

@@ -70,7 +70,7 @@ fn a_target_that_cannot_be_reached_is_said() {
     let (exit, out, err) = check(&berth, &[]);
     assert_eq!(exit, 69, "{out}{err}");
     assert!(out.contains("deliver") && out.contains("cannot connect"), "{out}");
-    assert!(err.contains("1 of 1 sinks cannot be reached"), "{err}");
+    assert!(err.contains("1 of 1 sources and sinks cannot be reached"), "{err}");
 }
 
 #[test]

@@ -256,3 +256,24 @@ fn settings_of_modules_are_checked_together() {
         "sources: { s: { type: stream, from: a, to: b } }\ngroups: { source.s: { from: a, sink: { type: pull } } }";
     assert!(refused(taken).contains("group source.s has the name"));
 }
+
+#[test]
+fn the_example_has_one_of_each_and_is_good() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/modules/tidegate.yaml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    for module in tidegate_modules::ALL {
+        assert!(text.contains(&format!("type: {}", module.name)), "no {} {}", module.kind.as_str(), module.name);
+    }
+    let (exit, out, err) = crate::node::told(&crate::node::tidegate(&["check", "--offline", path.to_str().unwrap()]));
+    assert_eq!(exit, 0, "{out}{err}");
+}
+
+#[test]
+fn a_check_asks_sources_too() {
+    let config = "version: 1\nstreams: { a: {} }\nsources: { log: { type: file, path: no/such/place, to: a } }\n\
+        groups: { run: { from: a, sink: { type: exec, command: [surely-not-there] } } }";
+    let berth = Berth::new(config);
+    let (exit, out, err) = crate::node::told(&crate::node::tidegate(&["check", berth.config().to_str().unwrap()]));
+    assert!(exit == 69 && err.contains("2 of 2"), "{exit} {out}{err}");
+    assert!(out.contains("no/such") && out.contains("surely-not-there"), "{out}");
+}
