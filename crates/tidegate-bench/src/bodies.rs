@@ -21,6 +21,8 @@ pub(crate) struct Bodies {
     next: Arc<AtomicU64>,
     /// Events are spread over so many subjects; 0 = no subject.
     keys: u64,
+    /// Whether bodies are JSON with the random bytes inside.
+    json: bool,
 }
 
 impl Bodies {
@@ -35,6 +37,7 @@ impl Bodies {
             kind: ByteString::from_static("bench.event"),
             next: Arc::default(),
             keys: 0,
+            json: false,
         }
     }
 
@@ -45,10 +48,19 @@ impl Bodies {
         self
     }
 
+    /// Makes the bodies JSON: a number, a customer, and random letters up to the size.
+    #[must_use]
+    pub(crate) fn json(mut self) -> Self {
+        let letters: Vec<u8> = self.pool.iter().map(|byte| b'a' + byte % 26).collect();
+        self.pool = letters.into();
+        self.json = true;
+        self
+    }
+
     /// Makes the next event.
     pub(crate) fn event(&self) -> Event {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let data = Data::Binary(self.body(number));
+        let data = if self.json { Data::Json(self.json_body(number)) } else { Data::Binary(self.body(number)) };
         let mut event = Event::new(format!("e-{number:014x}"), self.source.clone(), self.kind.clone()).with_data(data);
         if self.keys > 0 {
             event.subject = Some(format!("k-{:07}", number % self.keys).into());
@@ -64,6 +76,14 @@ impl Bodies {
     /// Makes the next `count` events.
     pub(crate) fn events(&self, count: usize) -> Vec<Event> {
         (0..count).map(|_| self.event()).collect()
+    }
+
+    fn json_body(&self, number: u64) -> Bytes {
+        let mut body = format!("{{\"total\":{number},\"customer\":{{\"id\":\"c-{number}\"}},\"text\":\"").into_bytes();
+        let rest = self.size.saturating_sub(body.len() + 2);
+        body.extend_from_slice(self.body(number).get(..rest).unwrap_or_default());
+        body.extend_from_slice(b"\"}");
+        body.into()
     }
 
     fn body(&self, number: u64) -> Bytes {

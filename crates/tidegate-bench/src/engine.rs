@@ -22,6 +22,7 @@ use tidegate_core::{
     store::{Claim, GroupSpec, Store},
 };
 use tidegate_engine::{GroupPolicy, Groups, Publisher, Supervisor};
+use tidegate_rules::Stages;
 use tokio::task::JoinSet;
 
 use crate::{
@@ -247,12 +248,13 @@ pub(crate) struct Crew {
     pub(crate) spec: GroupSpec,
     pub(crate) workers: usize,
     pub(crate) handler: Arc<dyn Handler>,
+    pub(crate) stages: Stages,
 }
 
 impl Crew {
     /// Workers that take batches and do nothing with them.
     pub(crate) fn swallowing(spec: GroupSpec, workers: usize, batch_max: usize) -> Self {
-        Self { spec, workers, handler: Arc::new(Swallow { batch_max }) }
+        Self { spec, workers, handler: Arc::new(Swallow { batch_max }), stages: Stages::default() }
     }
 }
 
@@ -278,6 +280,7 @@ impl Works {
             timeout: Duration::from_secs(30),
             lease: Duration::from_secs(60),
             retry: RetryPolicy::default(),
+            stages: crew.stages,
         };
         groups.add(&crew.spec, policy, Some(crew.handler)).await?;
         let publisher = Publisher::new(store.clone(), cx.clone());

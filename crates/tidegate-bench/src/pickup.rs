@@ -22,6 +22,7 @@ use tidegate_core::{
     notice::Notices,
     service::Context,
 };
+use tidegate_rules::Stages;
 use tokio::task::JoinSet;
 
 use crate::{
@@ -104,7 +105,7 @@ async fn in_process(stage: &Stage, settings: &Settings, ask: &Pickup, marked: bo
     let mut spec = group_spec("work", "events");
     spec.mark_claims = marked;
     stage.store.declare_stream(&stream_spec("events")).await?;
-    let crew = Crew { spec, workers: ask.workers, handler: Arc::new(Noting(times.clone())) };
+    let crew = Crew { spec, workers: ask.workers, handler: Arc::new(Noting(times.clone())), stages: Stages::default() };
     let works = Works::start(&stage.store, Notices::default(), crew).await?;
     let bodies = Bodies::new(settings.size);
     let beat = ask.beat(times.watch.elapsed());

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 use tidegate_core::{
     clock::Clock,
+    dedupe::DedupeKey,
     names::{GroupName, StreamName},
     notice::Notices,
     store::{DedupeWindow, Durability, GroupSpec, OnFailure, Retain, Start, Store, StreamSpec},
@@ -14,7 +15,8 @@ use tidegate_core::{
 use crate::{board::Board, ui::short};
 
 /// The dedupe window of a stream whose configuration says nothing.
-pub(crate) const DEDUPE: DedupeWindow = DedupeWindow { window: Duration::from_secs(600), entries: 100_000 };
+pub(crate) const DEDUPE: DedupeWindow =
+    DedupeWindow { key: DedupeKey::IDENTITY, window: Duration::from_secs(600), entries: 100_000 };
 
 /// How long the ledger of a measurement remembers: the default of the configuration.
 pub(crate) const LEDGER: Duration = Duration::from_secs(7 * 86_400);

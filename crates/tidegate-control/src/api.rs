@@ -10,12 +10,15 @@ pub(crate) mod look;
 pub(crate) mod modules;
 pub(crate) mod node;
 pub(crate) mod pull;
+pub(crate) mod schemas;
 pub(crate) mod steer;
 pub(crate) mod streams;
 pub(crate) mod targets;
 pub(crate) mod upstreams;
 
-use std::{any::Any, panic::AssertUnwindSafe, path::PathBuf, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    any::Any, collections::BTreeMap, panic::AssertUnwindSafe, path::PathBuf, pin::Pin, sync::Arc, time::Duration,
+};
 
 use axum::{
     Router,
@@ -30,11 +33,12 @@ use tidegate_core::{
     config::Time,
     fault::{Fault, Result},
     guard::Guard,
-    names::TargetName,
+    names::{StreamName, TargetName},
     service::Context,
     store::Store,
 };
 use tidegate_engine::{Groups, Modules, Publisher, Supervisor};
+use tidegate_rules::Schema;
 
 use crate::{
     Intake, Metrics, NodeFacts, Role, Tokens, WarnPolicy, auth::Actor, call::Call, follow::Followers, health::Health,
@@ -46,6 +50,7 @@ pub(crate) struct Api {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) groups: Groups,
     pub(crate) publisher: Publisher,
+    pub(crate) schemas: BTreeMap<StreamName, Schema>,
     pub(crate) guards: Vec<Arc<Guard>>,
     pub(crate) modules: Modules,
     pub(crate) intakes: Vec<Arc<Intake>>,
@@ -125,6 +130,8 @@ routes! {
     Get  "/v1/streams/{stream}" Viewer => streams::show;
     Get  "/v1/streams/{stream}/events" Viewer => streams::read;
     Post "/v1/streams/{stream}/events" Operator => streams::publish;
+    Get  "/v1/streams/{stream}/schema" Viewer => schemas::show;
+    Post "/v1/streams/{stream}/schema/check" Operator => schemas::check;
     Get  "/v1/groups" Viewer => groups::list;
     Get  "/v1/groups/{group}" Viewer => groups::show;
     Post "/v1/groups/{group}/claim" Operator => pull::claim;

@@ -103,6 +103,11 @@ fn own_reason(facts: &Facts<'_>) -> (&'static str, Option<Reason>) {
         Place::Settling => ("in_flight", Some(Reason::new("settling", "what becomes of it is being written"))),
         Place::Done { at: Some(at) } => done("it is done".to_owned(), Some(*at)),
         Place::Done { at: None } => done("it is done; the time is no longer known".to_owned(), None),
+        Place::Skipped => {
+            let stages = facts.group.map(|group| group.policy.stages.words().join("; ")).unwrap_or_default();
+            let detail = format!("the stages of the group did not let it through; they are now: {stages}");
+            ("done", Some(Reason::new("skipped", detail)))
+        }
         Place::Duplicate { of, at } => {
             let detail = format!("the same event was done at position {of}, so this one was not tried");
             ("done", Some(Reason::new("duplicate", detail).since(*at)))
@@ -292,7 +297,7 @@ fn nothing(facts: &Facts<'_>) -> Reason {
         Place::Waiting { ahead, .. } => ahead,
         Place::Absent | Place::Foreign | Place::Blocked { .. } | Place::Scheduled { .. } | Place::Lent { .. } => 0,
         Place::Settling | Place::Done { .. } | Place::Duplicate { .. } | Place::Expired | Place::Dropped => 0,
-        Place::Dead { .. } | Place::Settled => 0,
+        Place::Dead { .. } | Place::Skipped | Place::Settled => 0,
     };
     match ahead {
         0 => Reason::new("next", "nothing holds it back: it is taken next"),

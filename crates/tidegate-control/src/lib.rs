@@ -16,7 +16,7 @@ mod serve;
 mod system;
 mod upstream;
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
 
 use axum::Router;
 use bytestring::ByteString;
@@ -29,6 +29,7 @@ use tidegate_core::{
     store::Store,
 };
 use tidegate_engine::{Entrance, Groups, Modules, Publisher, Supervisor, TaskRunner};
+use tidegate_rules::Schema;
 
 pub use self::{
     auth::{Role, Token, Tokens},
@@ -55,6 +56,8 @@ pub struct ControlParts {
     pub groups: Groups,
     /// Takes events in.
     pub publisher: Publisher,
+    /// The schemas of streams that have one.
+    pub schemas: BTreeMap<StreamName, Schema>,
     /// The guards of all targets.
     pub guards: Vec<Arc<Guard>>,
     /// All sources and sinks by name.
@@ -132,6 +135,7 @@ impl Control {
             store: parts.store,
             groups: parts.groups,
             publisher: parts.publisher,
+            schemas: parts.schemas,
             guards: parts.guards,
             modules: parts.modules,
             intakes: parts.intakes.into_iter().map(Arc::new).collect(),

@@ -167,7 +167,7 @@ async fn rival(api: &Api, stream: &StreamName, place: &Place) -> Result<Option<(
         Place::Scheduled { wait: Wait::Twin(twin), .. } => Some(*twin),
         Place::Absent | Place::Foreign | Place::Waiting { .. } | Place::Scheduled { .. } | Place::Lent { .. } => None,
         Place::Settling | Place::Done { .. } | Place::Duplicate { .. } | Place::Expired | Place::Dropped => None,
-        Place::Dead { .. } | Place::Settled => None,
+        Place::Dead { .. } | Place::Skipped | Place::Settled => None,
     };
     let Some(position) = position else { return Ok(None) };
     let read = api.store.read(stream, position, 1).await?.items.into_iter().next();
@@ -180,7 +180,7 @@ async fn rival(api: &Api, stream: &StreamName, place: &Place) -> Result<Option<(
 pub(crate) struct Happening {
     #[schema(value_type = String, format = DateTime)]
     pub(crate) at: Timestamp,
-    /// `accepted`, `sent_back`, `lent`, `attempt_failed`, `put_off`, `done`, `duplicate`, `expired`, `dropped`, `dead`,
+    /// `accepted`, `sent_back`, `lent`, `attempt_failed`, `put_off`, `done`, `duplicate`, `skipped`, `expired`, `dropped`, `dead`,
     /// `reprocessed`, `resolved` or `discarded`.
     pub(crate) what: &'static str,
     pub(crate) group: Option<String>,
@@ -254,6 +254,7 @@ fn happened(at: Timestamp, step: &StepKind) -> Vec<Happening> {
         StepKind::Lent => one("lent", "to a handler of the node".to_owned()),
         StepKind::Done => one("done", String::new()),
         StepKind::Duplicate => one("duplicate", "the ledger knew it: it was not tried".to_owned()),
+        StepKind::Skipped => one("skipped", "the stages of the group did not let it through".to_owned()),
         StepKind::Expired => one("expired", "its expirytime had passed".to_owned()),
         StepKind::Foreign => Vec::new(),
         StepKind::Dropped => one("dropped", "by the retention of the stream or by damage".to_owned()),
@@ -283,7 +284,7 @@ fn remembered(standing: &Standing, letter: Option<&DeadLetter>, has: &impl Fn(&s
         }
         Place::Done { .. } | Place::Dead { .. } | Place::Absent | Place::Foreign | Place::Waiting { .. } => {}
         Place::Blocked { .. } | Place::Scheduled { .. } | Place::Lent { .. } | Place::Settling => {}
-        Place::Duplicate { .. } | Place::Expired | Place::Dropped | Place::Settled => {}
+        Place::Duplicate { .. } | Place::Skipped | Place::Expired | Place::Dropped | Place::Settled => {}
     }
     if let Some((letter, change)) = letter.and_then(|letter| Some((letter, letter.changed.as_ref()?))) {
         let to = change.position.map(|to| format!(" to position {to}")).unwrap_or_default();

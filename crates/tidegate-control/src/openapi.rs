@@ -10,8 +10,8 @@ use utoipa::{
 
 use crate::{
     api::{
-        ROUTES, Verb, audit, dlq, events, follow, groups, ledger, look, modules, node, pull, steer, streams, targets,
-        upstreams,
+        ROUTES, Verb, audit, dlq, events, follow, groups, ledger, look, modules, node, pull, schemas, steer, streams,
+        targets, upstreams,
     },
     problem::{PROBLEM_JSON, ProblemDocument},
 };
@@ -24,7 +24,7 @@ use crate::{
             RFC 3339 in UTC, and every error is a problem document of RFC 9457.",
     ),
     paths(
-        streams::list, streams::show, streams::read, streams::publish,
+        streams::list, streams::show, streams::read, streams::publish, schemas::show, schemas::check,
         groups::list, groups::show, groups::pause, groups::resume, groups::scale,
         steer::seek, steer::drain,
         pull::claim, pull::settle, pull::extend,

@@ -42,6 +42,12 @@ pub(crate) struct ProblemDocument<'a> {
     /// Seconds after which trying again makes sense; absent when it does not.
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after_seconds: Option<u64>,
+    /// JSON pointer of the value that does not fit the schema of the stream; empty for the whole of the data.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pointer: Option<&'a str>,
+    /// Place in the batch of the event with that value.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    index: Option<usize>,
     /// Mark under which the node's log has the details, when they are not for the outside.
     #[serde(skip_serializing_if = "Option::is_none")]
     instance: Option<String>,
@@ -91,6 +97,7 @@ impl Problem {
 impl From<Fault> for Problem {
     fn from(fault: Fault) -> Self {
         let status = match fault.kind {
+            FaultKind::Invalid if fault.violation().is_some() => StatusCode::UNPROCESSABLE_ENTITY,
             FaultKind::Invalid => StatusCode::BAD_REQUEST,
             FaultKind::Missing => StatusCode::NOT_FOUND,
             FaultKind::Conflict => StatusCode::CONFLICT,
@@ -112,6 +119,7 @@ fn naming(status: StatusCode, kind: FaultKind) -> (&'static str, &'static str) {
         (StatusCode::UNSUPPORTED_MEDIA_TYPE, _) => ("unsupported", "The form of the body is not understood"),
         (StatusCode::METHOD_NOT_ALLOWED, _) => ("method", "The path does not take this method"),
         (StatusCode::PAYLOAD_TOO_LARGE, _) => ("too_large", "It is larger than what is taken"),
+        (StatusCode::UNPROCESSABLE_ENTITY, _) => ("schema", "The data does not fit the schema of the stream"),
         (_, FaultKind::Invalid) => ("invalid", "The request is wrong"),
         (_, FaultKind::Missing) => ("missing", "There is no such thing"),
         (_, FaultKind::Conflict) => ("conflict", "The state of the thing forbids it"),
@@ -151,6 +159,8 @@ impl IntoResponse for Problem {
             origin,
             target,
             retry_after_seconds: self.retry_after_seconds(),
+            pointer: self.fault.violation().map(|violation| violation.pointer.as_str()),
+            index: self.fault.violation().and_then(|violation| violation.index),
             instance,
         };
         let body = serde_json::to_vec(&document).unwrap_or_default();

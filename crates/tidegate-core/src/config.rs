@@ -13,6 +13,7 @@ mod by_type;
 mod check;
 mod decode;
 mod error;
+mod file_text;
 mod load;
 mod page;
 mod quantity;
@@ -27,6 +28,7 @@ pub use self::{
     by_type::{ByType, read_by_type},
     check::{Check, Spot},
     error::{ConfigError, Errors, Place, Step, nearest},
+    file_text::FileText,
     load::load,
     page::{limits_page, settings_page},
     quantity::{Bytes, RateText, Time},

@@ -162,7 +162,7 @@ mod tests {
                         assert_eq!((failure.class, &*config), (class, "cfg"));
                         Bury
                     }
-                    other @ (Settlement::Done(_) | Settlement::Release) => {
+                    other @ (Settlement::Done(_) | Settlement::Skip | Settlement::Release) => {
                         panic!("{class} at attempt {attempt} led to {other:?}")
                     }
                 };

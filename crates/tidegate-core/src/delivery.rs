@@ -165,6 +165,9 @@ impl Outcome {
 pub enum Settlement {
     /// Done: acknowledge, write the ledger, publish the outputs.
     Done(Vec<(StreamName, Event)>),
+    /// Done without an attempt, because the group's stages do not let it through. The ledger does not remember it, so
+    /// that it runs when the group reads it again under other stages.
+    Skip,
     /// Back to the group at once, as it was lent.
     Release,
     /// Back to the group at a time.

@@ -105,6 +105,21 @@ impl FingerprintKey {
         hasher.write(id.as_bytes());
         hasher.finish128().as_u128()
     }
+
+    /// Returns the fingerprint of values that stand in for `source` and `id`; it is never that of an identity.
+    pub fn of_values(&self, values: &[Vec<u8>]) -> Fingerprint {
+        use std::hash::Hasher;
+
+        use siphasher::sip128::{Hasher128, SipHasher13};
+        let mut hasher = SipHasher13::new_with_key(&self.0);
+        // No source is as long as this.
+        hasher.write_u32(u32::MAX);
+        for value in values {
+            hasher.write_u64(value.len() as u64);
+            hasher.write(value);
+        }
+        hasher.finish128().as_u128()
+    }
 }
 
 /// Extension attribute that names the order key by default.
@@ -119,7 +134,7 @@ pub const TRACE_PARENT: &str = "traceparent";
 pub const CORRELATION_ID: &str = "correlationid";
 
 /// Names that no extension attribute may have: each stands for a member of its own.
-const CORE_NAMES: [&str; 9] =
+pub const CORE_NAMES: [&str; 9] =
     ["id", "source", "type", "specversion", "subject", "time", "datacontenttype", "dataschema", "data"];
 
 const FORM: u8 = 1;

@@ -19,7 +19,19 @@ pub struct Fault {
     /// Whether and when trying again makes sense.
     pub retry: Retry,
     note: Cow<'static, str>,
+    violation: Option<Arc<Violation>>,
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
+}
+
+/// Where data does not have the form that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// JSON pointer of the value; empty for the whole.
+    pub pointer: String,
+    /// Place of its event in the batch.
+    pub index: Option<usize>,
+    /// What is wrong with it.
+    pub message: String,
 }
 
 /// The nine kinds of faults.
@@ -74,7 +86,7 @@ pub enum Retry {
 impl Fault {
     /// Makes a fault; `note` says what was attempted on what, and stands alone.
     pub fn new(kind: FaultKind, origin: Origin, retry: Retry, note: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, origin, retry, note: note.into(), source: None }
+        Self { kind, origin, retry, note: note.into(), violation: None, source: None }
     }
 
     /// The caller's input is wrong.
@@ -122,6 +134,27 @@ impl Fault {
     pub fn because(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
         self.source = Some(Arc::new(source));
         self
+    }
+
+    /// Says which value does not have the form that was asked for.
+    #[must_use]
+    pub fn violates(mut self, violation: Violation) -> Self {
+        self.violation = Some(Arc::new(violation));
+        self
+    }
+
+    /// Says which event of a batch a violation is in.
+    #[must_use]
+    pub fn at_index(mut self, index: usize) -> Self {
+        if let Some(violation) = &mut self.violation {
+            Arc::make_mut(violation).index = Some(index);
+        }
+        self
+    }
+
+    /// Returns the value that does not have the form that was asked for.
+    pub fn violation(&self) -> Option<&Violation> {
+        self.violation.as_deref()
     }
 
     /// Says in which larger step it happened.

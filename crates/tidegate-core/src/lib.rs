@@ -4,6 +4,7 @@ pub mod clock;
 pub mod cloudevents;
 pub mod config;
 pub mod decide;
+pub mod dedupe;
 pub mod delivery;
 pub mod event;
 pub mod fault;

@@ -155,6 +155,12 @@ limits! {
     DRAIN_SECONDS_MAX: u64 = 24 * 3600, "seconds";
     /// Most kept events that a seek to an event looks at to find it.
     SCAN_EVENTS_MAX: u64 = 10_000_000, "events";
+    /// Largest schema of a stream.
+    SCHEMA_BYTES_MAX: usize = 64 * KIB, "bytes";
+    /// Most violations of a schema that are listed for one event.
+    VIOLATIONS_MAX: usize = 100, "violations";
+    /// Most stages of one group.
+    STAGES_MAX: usize = 32, "stages";
     /// Largest configuration file.
     CONFIG_BYTES_MAX: usize = MIB, "bytes";
     /// Deepest nesting of a configuration file, aliases resolved.

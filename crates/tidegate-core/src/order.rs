@@ -24,8 +24,13 @@ impl OrderBy {
     ///
     /// Two keys with one hash are put in order with each other, which costs some parallelism and nothing else.
     pub fn key(&self, event: &Event) -> Option<u64> {
+        self.with_value(event, hash)
+    }
+
+    /// Hands what stands at the place to `take`, JSON as it is written; none when nothing stands there.
+    pub(crate) fn with_value<R>(&self, event: &Event, take: impl FnOnce(&[u8]) -> R) -> Option<R> {
         match self {
-            Self::Attribute(name) => event.attribute(name).map(|key| hash(key.as_bytes())),
+            Self::Attribute(name) => event.attribute(name).map(|key| take(key.as_bytes())),
             Self::Data(path) => {
                 let Data::Json(bytes) = &event.data else { return None };
                 let mut value: &serde_json::value::RawValue = serde_json::from_slice(bytes).ok()?;
@@ -34,7 +39,7 @@ impl OrderBy {
                         serde_json::from_str(value.get()).ok()?;
                     value = members.get(name.as_str()).copied()?;
                 }
-                (value.get() != "null").then(|| hash(value.get().as_bytes()))
+                (value.get() != "null").then(|| take(value.get().as_bytes()))
             }
         }
     }

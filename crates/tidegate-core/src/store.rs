@@ -12,6 +12,7 @@ use bytestring::ByteString;
 
 use crate::{
     clock::Timestamp,
+    dedupe::DedupeKey,
     delivery::{Delivery, LeaseToken, Position, SettleStatus, Settled},
     event::Event,
     fault::Result,
@@ -50,9 +51,11 @@ pub struct Retain {
     pub drop_unsettled: bool,
 }
 
-/// Window in which a repeated publish of one `source` and `id` is answered with the first position.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Window in which a repeated publish is answered with the first position.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DedupeWindow {
+    /// What makes two publishes the same.
+    pub key: DedupeKey,
     /// How far back in time.
     pub window: Duration,
     /// How many events back at most.
@@ -85,7 +88,7 @@ impl StreamSpec {
             durability: Durability::Sync,
             retain: Retain { age: Some(Duration::from_secs(7 * 86_400)), ..Retain::default() },
             max_backlog: Some(1_000_000),
-            dedupe: Some(DedupeWindow { window: Duration::from_secs(600), entries: 100_000 }),
+            dedupe: Some(DedupeWindow { key: DedupeKey::IDENTITY, window: Duration::from_secs(600), entries: 100_000 }),
             dead: DeadKeep::default(),
         }
     }
@@ -260,6 +263,8 @@ pub struct GroupStatus {
     pub done: u64,
     /// Of those, settled without an attempt because the ledger knew them or they were meant for another group.
     pub duplicates: u64,
+    /// Of those done, settled without an attempt because the group's stages did not let them through.
+    pub skipped: u64,
     /// May run now, or waits behind its order key.
     pub waiting: u64,
     /// Of those, not looked at yet: from `next` on.

@@ -104,6 +104,8 @@ pub enum Place {
         /// When; none when the ledger does not say.
         at: Option<Timestamp>,
     },
+    /// It was settled without an attempt, because the group's stages did not let it through.
+    Skipped,
     /// It was settled without an attempt, because the ledger knew it.
     Duplicate {
         /// The event that was done.
@@ -172,6 +174,8 @@ pub enum StepKind {
     Expired,
     /// It was meant for another group.
     Foreign,
+    /// The group's stages did not let it through.
+    Skipped,
     /// It was removed before it was settled.
     Dropped,
     /// It waits for a time.
@@ -200,7 +204,13 @@ impl StepKind {
     /// Tells whether nothing follows it for that group.
     pub fn is_final(&self) -> bool {
         match self {
-            Self::Done | Self::Duplicate | Self::Expired | Self::Foreign | Self::Dropped | Self::Dead { .. } => true,
+            Self::Done
+            | Self::Duplicate
+            | Self::Expired
+            | Self::Foreign
+            | Self::Skipped
+            | Self::Dropped
+            | Self::Dead { .. } => true,
             Self::Lent | Self::PutOff { .. } => false,
         }
     }

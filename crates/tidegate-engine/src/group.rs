@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  store ─claim→ claim.rs ─ready→ worker.rs ─attempt.rs─judge.rs→ settle.rs ─settle→ store
-//!                    ↑ free workers, gate, pause       flight.rs: all that is lent, renewed by renew.rs
+//!                    ↑ free workers, gate, pause  ↑ sift.rs: what the stages let through
+//!                                                  flight.rs: all that is lent, renewed by renew.rs
 //! ```
 //!
 //! **Invariant:** no more deliveries are lent than there are free workers, and each that is lent is held in
@@ -16,6 +17,7 @@ mod judge;
 mod pull;
 mod renew;
 mod settle;
+mod sift;
 mod steer;
 mod view;
 mod worker;
@@ -42,6 +44,7 @@ use tidegate_core::{
     service::Context,
     store::{Claim, GroupSpec, Store},
 };
+use tidegate_rules::Stages;
 use tokio::sync::{Notify, watch};
 
 use self::{
@@ -77,6 +80,8 @@ pub struct GroupPolicy {
     pub lease: Duration,
     /// How often and how soon a failed delivery is tried again.
     pub retry: RetryPolicy,
+    /// Which events it handles, and as what.
+    pub stages: Stages,
 }
 
 impl GroupPolicy {
@@ -85,7 +90,7 @@ impl GroupPolicy {
         let retry =
             RetryPolicy { attempts: 8, first: Duration::from_secs(1), factor: 2.0, max: Duration::from_secs(300) };
         let (timeout, lease) = (Duration::from_secs(30), Duration::from_secs(60));
-        Self { name, stream, workers: 1, timeout, lease, retry }
+        Self { name, stream, workers: 1, timeout, lease, retry, stages: Stages::default() }
     }
 
     fn check(&self) -> Result<()> {

@@ -15,7 +15,11 @@
 //! No type of the libraries underneath is part of a signature here.
 
 mod expr;
+mod schema;
 mod scope;
+mod stages;
 
 pub use expr::{EventExpr, Expr};
+pub use schema::Schema;
 pub use scope::{EVENT_NAMES, Scope};
+pub use stages::{EventMap, Passage, Stage, Stages};

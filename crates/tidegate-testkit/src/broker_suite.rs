@@ -72,7 +72,7 @@ cases! {
         positions_grow, streams_do_not_mix, nothing_is_appended_to_nowhere, events_come_back_as_they_were,
         large_events_and_batches_fit, the_largest_batch_is_whole_or_refused, answers_belong_to_their_events,
         a_repeat_gets_the_first_position, a_repeat_inside_a_batch_is_a_repeat, the_window_ends,
-        the_window_holds_its_entries, without_a_window_repeats_are_events, a_full_backlog_refuses_and_recovers,
+        the_window_holds_its_entries, a_window_may_have_a_key_of_its_own, a_key_of_its_own_outlives_a_restart: Durable, without_a_window_repeats_are_events, a_full_backlog_refuses_and_recovers,
     }
     read { pages_follow_each_other, the_end_is_empty, a_page_has_a_limit }
     claim {
@@ -88,7 +88,7 @@ cases! {
         a_restart_loses_every_lease: Durable, extend_moves_the_end_of_a_lease, an_extended_lease_still_ends,
     }
     settle {
-        done_is_final, release_spends_nothing, retries_wait_and_count, a_snooze_spends_nothing,
+        done_is_final, a_skip_is_done_and_not_remembered, release_spends_nothing, retries_wait_and_count, a_snooze_spends_nothing,
         a_retry_in_the_past_runs_at_once, the_attempts_go_with_the_delivery, all_kinds_in_one_commit,
         an_empty_settle_is_nothing, several_groups_settle_in_one_commit, outputs_come_with_the_settlement,
         outputs_to_nowhere_settle_nothing: AtomicSettle, outputs_are_not_refused_for_backlog, a_settle_is_readable_at_once,

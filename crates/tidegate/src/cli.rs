@@ -17,6 +17,7 @@ mod preflight;
 mod publish;
 mod report;
 mod run;
+mod schema;
 mod steer;
 mod store;
 mod stream;
@@ -104,6 +105,9 @@ enum Command {
     /// Look at streams and their events.
     #[command(subcommand)]
     Stream(stream::Stream),
+    /// Look at the schemas of streams, and check events against them.
+    #[command(subcommand)]
+    Schema(schema::Schema),
     /// Look at groups, pause, resume, scale, seek and drain them.
     #[command(subcommand)]
     Group(group::Group),
@@ -176,6 +180,7 @@ fn dispatch(command: Command, global: &Global, ui: Ui) -> Result<(), Failed> {
         Command::Trace(trace) => wait(trace.run(&ask()?)),
         Command::Explain(explain) => wait(explain.run(&ask()?)),
         Command::Stream(stream) => wait(stream.run(&ask()?)),
+        Command::Schema(schema) => wait(schema.run(&ask()?)),
         Command::Group(group) => wait(group.run(&ask()?)),
         Command::Dlq(dlq) => wait(dlq.run(&ask()?)),
         Command::Ledger(ledger) => wait(ledger.run(&ask()?)),

@@ -5,6 +5,7 @@
 mod access;
 mod environment;
 mod group;
+mod schema;
 mod stream;
 mod target;
 mod warnings;
@@ -33,6 +34,7 @@ pub use self::{
     access::{ListenerConfig, Role, TokenConfig, TokenHash},
     environment::SystemEnvironment,
     group::{GroupConfig, LedgerConfig, OnFailure, RetryConfig, Start},
+    schema::{SchemaConfig, SchemaOn},
     stream::{DedupeConfig, Durability, OnFull, RetainConfig, StreamConfig},
     target::{BreakerConfig, RetryBudgetConfig, TargetConfig},
     warnings::WarningsConfig,

@@ -1,6 +1,7 @@
 //! The composition root: builds a node from its configuration, and takes it down in order.
 
 mod door;
+mod schemas;
 
 use std::{
     io::Write as _,
@@ -26,9 +27,10 @@ use tidegate_core::{
 };
 use tidegate_engine::{self as engine, GroupPolicy, Groups, GuardKeeper, Modules};
 use tidegate_modules::{HttpClient, OpenSource, SinkParts, SourceParts};
+use tidegate_rules::Schema;
 use tokio::net::TcpListener;
 
-use self::door::Door;
+use self::{door::Door, schemas::Schemas};
 use crate::{
     config::{self, Config, GroupConfig, forwarder},
     log::Log,
@@ -96,6 +98,8 @@ impl Node {
             GuardKeeper::start(guard.clone(), store.clone(), supervisor).await?;
         }
         let mut upstreams = Vec::new();
+        let schemas = Schemas::compile(config)?;
+        schemas.guard(&inner.publisher)?;
         for (name, settings) in &config.groups {
             settings.sink.settings().admit().map_err(|fault| fault.within(format!("group {name}")))?;
             let sink = open_sink(name, settings, &guards, &client, cx)
@@ -107,7 +111,8 @@ impl Node {
             }));
             let handler = sink.map(|sink| sink as Arc<dyn Handler>);
             let mark_claims = handler.as_ref().is_some_and(|handler| handler.in_process());
-            groups.add(&settings.spec(name, mark_claims), policy(name, settings), handler).await?;
+            let policy = policy(name, settings, schemas.at_consume(&settings.from));
+            groups.add(&settings.spec(name, mark_claims), policy, handler).await?;
             modules.add_sink(name, settings.sink.kind(), &settings.from).await?;
         }
         let intakes = open_sources(config, groups, modules, cx).await?;
@@ -115,6 +120,7 @@ impl Node {
             store: store.clone(),
             groups: groups.clone(),
             publisher: inner.publisher.clone(),
+            schemas: schemas.all(),
             guards,
             modules: modules.clone(),
             intakes,
@@ -206,7 +212,7 @@ fn open_sink(
     settings.sink.open(SinkParts { name, guard, client: client.clone(), clock: cx.clock.clone() })
 }
 
-fn policy(name: &GroupName, settings: &GroupConfig) -> GroupPolicy {
+fn policy(name: &GroupName, settings: &GroupConfig, schema: Option<Schema>) -> GroupPolicy {
     GroupPolicy {
         name: name.clone(),
         stream: settings.from.clone(),
@@ -214,6 +220,7 @@ fn policy(name: &GroupName, settings: &GroupConfig) -> GroupPolicy {
         timeout: settings.timeout.get(),
         lease: settings.lease.get(),
         retry: settings.retry_policy(),
+        stages: settings.stages().checked(schema),
     }
 }
 

@@ -26,6 +26,8 @@ pub(crate) struct AuditRow {
     group: String,
     accepted: u64,
     done: u64,
+    /// Of those done, those that the group's stages did not let through.
+    skipped: u64,
     waiting: u64,
     scheduled: u64,
     in_flight: u64,
@@ -44,6 +46,7 @@ impl From<GroupStatus> for AuditRow {
             group: status.name.into(),
             accepted: status.accepted,
             done: status.done,
+            skipped: status.skipped,
             waiting: status.waiting,
             scheduled: status.scheduled,
             in_flight: status.in_flight,

@@ -52,6 +52,8 @@ pub(crate) struct Group {
     dead: u64,
     /// Of those done, settled without an attempt.
     duplicates: u64,
+    /// Of those done, those that the group's stages did not let through.
+    skipped: u64,
     /// Settled as expired.
     expired: u64,
     /// Removed by policy or lost to damage before it was settled.
@@ -129,6 +131,9 @@ pub(crate) struct Policy {
     /// How long the ledger remembers what is done.
     #[schema(example = "30d")]
     ledger: Option<String>,
+    /// What stands between the stream and the handler, in order.
+    #[schema(example = json!(["where type == \"order.placed\""]))]
+    stages: Vec<String>,
 }
 
 /// How often and how soon a failed delivery is tried again.
@@ -157,6 +162,7 @@ impl From<GroupView> for Group {
             done: status.done,
             dead: status.dead,
             duplicates: status.duplicates,
+            skipped: status.skipped,
             expired: status.expired,
             dropped: status.dropped,
             leases_lost: status.leases_lost,
@@ -197,6 +203,7 @@ impl From<GroupView> for Group {
                     OnFailure::Block => "block",
                 },
                 ledger: view.spec.ledger.map(duration_text),
+                stages: view.policy.stages.words(),
             },
         }
     }

@@ -33,6 +33,7 @@ fn group() -> GroupView {
         accepted: 9,
         done: 0,
         duplicates: 0,
+        skipped: 0,
         waiting: 9,
         unseen: 9,
         scheduled: 0,
@@ -55,7 +56,15 @@ fn group() -> GroupView {
         mark_claims: false,
     };
     let (timeout, lease) = (Duration::from_secs(30), Duration::from_secs(60));
-    let policy = GroupPolicy { name: name(), stream, workers: 4, timeout, lease, retry: RetryPolicy::default() };
+    let policy = GroupPolicy {
+        name: name(),
+        stream,
+        workers: 4,
+        timeout,
+        lease,
+        retry: RetryPolicy::default(),
+        stages: tidegate_rules::Stages::default(),
+    };
     GroupView {
         status,
         state: GroupState::Running,
@@ -203,6 +212,7 @@ fn what_lies_in_the_event_itself() {
     check(("done", "done", None, None, "no longer known"), placed(Place::Done { at: None }));
     let duplicate = Place::Duplicate { of: AT, at: BEFORE };
     check(("done", "duplicate", Some(BEFORE), None, "position 7"), placed(duplicate));
+    check(("done", "skipped", None, None, "stages"), placed(Place::Skipped));
     check(("expired", "expired", None, None, "expirytime"), placed(Place::Expired));
     check(("dropped", "dropped", None, None, "retention"), placed(Place::Dropped));
     check(("settled", "settled", None, None, "nothing that is kept"), placed(Place::Settled));

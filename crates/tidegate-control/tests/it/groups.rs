@@ -20,6 +20,7 @@ async fn groups_are_listed_and_shown() {
         ("done", json!(0)),
         ("dead", json!(0)),
         ("duplicates", json!(0)),
+        ("skipped", json!(0)),
         ("blocked_keys", json!(0)),
         ("paused", Value::Null),
         ("pull", json!(true)),
@@ -158,7 +159,7 @@ async fn everything_is_accounted_for() {
     assert_eq!(
         *row,
         json!({
-            "stream": "orders", "group": "deliver", "accepted": 3, "done": 1, "waiting": 1, "scheduled": 0,
+            "stream": "orders", "group": "deliver", "accepted": 3, "done": 1, "skipped": 0, "waiting": 1, "scheduled": 0,
             "in_flight": 0, "dead": 1, "expired": 0, "dropped": 0, "difference": 0,
         })
     );

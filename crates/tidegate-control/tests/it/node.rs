@@ -14,6 +14,7 @@ use tidegate_core::{
     clock::Clock,
     cloudevents::PlainDefaults,
     decide::RetryPolicy,
+    dedupe::DedupeKey,
     delivery::{Delivery, Outcome},
     guard::{Guard, GuardPolicy},
     handler::Handler,
@@ -57,7 +58,7 @@ fn stream_spec(name: &str) -> StreamSpec {
         durability: Durability::Sync,
         retain: Retain::default(),
         max_backlog: None,
-        dedupe: Some(DedupeWindow { window: Duration::from_secs(3600), entries: 10_000 }),
+        dedupe: Some(DedupeWindow { key: DedupeKey::IDENTITY, window: Duration::from_secs(3600), entries: 10_000 }),
         dead: tidegate_core::store::DeadKeep::default(),
     }
 }
@@ -80,6 +81,7 @@ fn group(name: &str, stream: &str) -> (GroupSpec, GroupPolicy) {
         timeout: Duration::from_secs(30),
         lease: Duration::from_secs(60),
         retry: RetryPolicy { attempts: 3, first: Duration::from_millis(1), ..RetryPolicy::default() },
+        stages: tidegate_rules::Stages::default(),
     };
     (spec, policy)
 }
@@ -129,6 +131,7 @@ pub(crate) async fn parts(tokens: Vec<Token>) -> (ControlParts, Arc<Ailing>, Sto
         groups,
         publisher,
         modules,
+        schemas: std::collections::BTreeMap::new(),
         guards: vec![Guard::new(target, GuardPolicy::default(), clock, notices)],
         intakes,
         cx,

@@ -11,6 +11,7 @@ use serde::{
 use super::{
     by_type::BY_TYPE,
     error::{Place, Step},
+    file_text::FILE_TEXT,
     reference::{Environment, Resolved, resolve},
     secret::SECRET,
     tree::{Entry, Node, Value},
@@ -299,6 +300,12 @@ impl<'de> Deserializer<'de> for Decoder<'_> {
     ) -> Result<V::Value, DecodeError> {
         if name == BY_TYPE {
             return visitor.visit_enum(Choice(self));
+        }
+        if name == FILE_TEXT {
+            let path = self.scalar("the path of a file", false)?.resolved.text.into_owned();
+            let wrong = |why| DecodeError::new(What::Wrong(why));
+            let text = self.session.environment.file(&path, false).map_err(wrong)?;
+            return visitor.visit_seq(de::value::SeqDeserializer::new([path, text].into_iter()));
         }
         if name != SECRET {
             return visitor.visit_newtype_struct(self);

@@ -14,7 +14,6 @@ use tidegate_core::{
 
 use super::{
     Group,
-    flight::Batch,
     judge::{Ended, Subject, announce, judge},
 };
 use crate::supervisor::panic_text;
@@ -28,11 +27,9 @@ enum Broken {
     Crashed(String),
 }
 
-/// Tries a batch and returns one settlement per delivery, in order.
-pub(super) async fn attempt(group: &Group, handler: &dyn Handler, batch: &Batch) -> Vec<Settled> {
-    let deliveries = batch.deliveries.as_slice();
+/// Tries deliveries together and returns one settlement per delivery, in order.
+pub(super) async fn attempt(group: &Group, handler: &dyn Handler, deliveries: &[Delivery]) -> Vec<Settled> {
     let mut settled = Vec::with_capacity(deliveries.len());
-    batch.start(group.cx.clock.now());
     announce(group, deliveries.iter().map(Subject::from));
     let crashed = match trial(group, handler, deliveries, &mut settled).await {
         Ok(()) => return settled,

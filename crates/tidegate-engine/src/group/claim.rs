@@ -144,7 +144,7 @@ const IN_VAIN_FREE: u32 = 3;
 const PUT_OFF_MAX: Duration = Duration::from_millis(100);
 
 impl Idle {
-    fn found(&mut self) {
+    pub(super) fn found(&mut self) {
         self.in_vain = 0;
     }
 

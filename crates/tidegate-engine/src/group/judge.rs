@@ -78,7 +78,7 @@ pub(super) fn judge(group: &Group, subject: &Subject<'_>, ended: Ended) -> Settl
     let settlement = decide(outcome, subject.tally, &group.policy.retry, &group.config, now, fastrand::f64());
     let retry_at = match &settlement {
         Settlement::RetryAt { at, .. } => Some(*at),
-        Settlement::Done(_) | Settlement::Release | Settlement::Bury { .. } => None,
+        Settlement::Done(_) | Settlement::Skip | Settlement::Release | Settlement::Bury { .. } => None,
     };
     tell(group, subject, took, done, failure.as_ref().map(|failure| (failure, retry_at)));
     let attempt = failure.map(|Failure { class, message, .. }| Attempt { at, took, class, message });
@@ -146,7 +146,7 @@ pub(super) struct Returned<'a> {
 
 /// Tells what became durable.
 pub(super) fn report<'a>(group: &Group, returned: impl Iterator<Item = Returned<'a>>) {
-    const WORDS: [&str; 4] = ["done", "retry", "release", "dead"];
+    const WORDS: [&str; 5] = ["done", "skipped", "retry", "release", "dead"];
     let mut counts = [0_u64; WORDS.len()];
     let mut lost = 0;
     for Returned { event, attempt, settlement, status } in returned {
@@ -158,9 +158,10 @@ pub(super) fn report<'a>(group: &Group, returned: impl Iterator<Item = Returned<
             }
             Some(SettleStatus::Settled) => {}
         }
-        let [done, retry, release, dead] = &mut counts;
+        let [done, skipped, retry, release, dead] = &mut counts;
         match settlement {
             Settlement::Done(_) => *done += 1,
+            Settlement::Skip => *skipped += 1,
             Settlement::RetryAt { .. } => *retry += 1,
             Settlement::Release => *release += 1,
             Settlement::Bury { failure, .. } => {

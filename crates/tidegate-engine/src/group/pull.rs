@@ -22,6 +22,7 @@ use super::{
     Group, Pace, Running,
     claim::Idle,
     judge::{Ended, Returned, Subject, announce, judge, report},
+    sift::sift,
 };
 
 /// What became of a settlement from outside.
@@ -97,6 +98,14 @@ struct Pulled {
     outcome: Outcome,
 }
 
+/// What a look for work found, beside what it lends.
+enum Looked {
+    /// Deliveries that nobody is lent: there may be more right behind them.
+    Sifted,
+    /// Nothing more before this time.
+    Due(Option<Timestamp>),
+}
+
 /// How long a lease that ran out is remembered, so that a late settle is told from a settle of nothing.
 const REMEMBERED: Duration = Duration::from_secs(600);
 /// Time between two looks for leases to forget.
@@ -138,11 +147,18 @@ impl Group {
                 if self.cx.stop.phase() != StopPhase::Running {
                     return Ok(Vec::new());
                 }
-                let (deliveries, due) = self.pull_once(&by, max).await?;
+                let (deliveries, looked) = self.pull_once(&by, max).await?;
                 if !deliveries.is_empty() {
                     return Ok(deliveries);
                 }
-                next_due = due;
+                match looked {
+                    Looked::Sifted if self.cx.clock.now() < until => {
+                        idle.found();
+                        continue;
+                    }
+                    Looked::Sifted => {}
+                    Looked::Due(due) => next_due = due,
+                }
             }
             let now = self.cx.clock.now();
             if now >= until {
@@ -166,7 +182,7 @@ impl Group {
         }
     }
 
-    async fn pull_once(&self, by: &ByteString, max: usize) -> Result<(Vec<Delivery>, Option<Timestamp>)> {
+    async fn pull_once(&self, by: &ByteString, max: usize) -> Result<(Vec<Delivery>, Looked)> {
         let claimed = self.store.claim(&self.ask(max.clamp(1, limits::CLAIM_MAX))).await?;
         self.tell_claimed(&claimed);
         let newest = claimed.deliveries.last().map(|delivery| delivery.position);
@@ -175,17 +191,21 @@ impl Group {
         if newest.is_none() {
             self.note_due(claimed.next_due);
         }
-        let mut deliveries = claimed.deliveries;
-        let doomed: Vec<(Delivery, Settled)> = deliveries
-            .extract_if(.., |delivery| self.triaged(delivery).is_some())
-            .filter_map(|delivery| self.triaged(&delivery).map(|settled| (delivery, settled)))
-            .collect();
-        if !doomed.is_empty() {
-            self.bury(doomed).await?;
+        let mut deliveries = Vec::with_capacity(claimed.deliveries.len());
+        let mut stopped = Vec::new();
+        for mut delivery in claimed.deliveries {
+            match self.triaged(&delivery).or_else(|| sift(self, &mut delivery)) {
+                None => deliveries.push(delivery),
+                Some(settled) => stopped.push((delivery, settled)),
+            }
+        }
+        let looked = if stopped.is_empty() { Looked::Due(claimed.next_due) } else { Looked::Sifted };
+        if !stopped.is_empty() {
+            self.settle_stopped(stopped).await?;
         }
         self.lend(by, &deliveries);
         announce(self, deliveries.iter().map(Subject::from));
-        Ok((deliveries, claimed.next_due))
+        Ok((deliveries, looked))
     }
 
     fn triaged(&self, delivery: &Delivery) -> Option<Settled> {
@@ -194,10 +214,11 @@ impl Group {
         Some(Settled { token: delivery.lease.token, settlement, attempt: None })
     }
 
-    async fn bury(&self, doomed: Vec<(Delivery, Settled)>) -> Result<()> {
-        let settled: Vec<Settled> = doomed.iter().map(|(_, settled)| settled.clone()).collect();
+    /// Settles what is not lent to anybody: what died too often, and what the stages do not let through.
+    async fn settle_stopped(&self, stopped: Vec<(Delivery, Settled)>) -> Result<()> {
+        let settled: Vec<Settled> = stopped.iter().map(|(_, settled)| settled.clone()).collect();
         let statuses = self.store.settle(settled).await?;
-        let returned = doomed.iter().zip(statuses).map(|((delivery, settled), status)| Returned {
+        let returned = stopped.iter().zip(statuses).map(|((delivery, settled), status)| Returned {
             event: &delivery.event.id,
             attempt: delivery.attempt,
             settlement: &settled.settlement,

@@ -15,7 +15,7 @@ use tidegate_core::{
 };
 use tokio::sync::Semaphore;
 
-use super::{Group, attempt::attempt, flight::Batch, settle::Verdict};
+use super::{Group, attempt::attempt, flight::Batch, settle::Verdict, sift::attempt_sifted};
 
 /// Batches on their way to workers.
 #[derive(Debug)]
@@ -66,7 +66,11 @@ impl Service for Worker {
     async fn run(&self, cx: Context) -> Result<()> {
         while let Some(batch) = self.group.ready.next(&cx.stop).await {
             let mut seat = Seat { group: &self.group, batch: Some(batch.clone()) };
-            let settled = attempt(&self.group, &*self.handler, &batch).await;
+            batch.start(self.group.cx.clock.now());
+            let settled = match self.group.policy.stages.is_empty() {
+                true => attempt(&self.group, &*self.handler, &batch.deliveries).await,
+                false => attempt_sifted(&self.group, &*self.handler, &batch.deliveries).await,
+            };
             seat.leave(settled);
         }
         Ok(())

@@ -12,6 +12,7 @@ mod path;
 mod publish;
 mod pull;
 mod scene;
+mod stages;
 mod steer;
 mod stop;
 mod threads;

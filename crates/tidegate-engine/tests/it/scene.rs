@@ -17,6 +17,7 @@ use tidegate_core::{
     store::{DeadLetter, DeadQuery, Durability, GroupSpec, GroupStatus, OnFailure, Retain, Start, Store, StreamSpec},
 };
 use tidegate_engine::{GroupPolicy, Groups, Publisher, Supervisor};
+use tidegate_rules::Stages;
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 pub(crate) const MINUTE: Duration = Duration::from_secs(60);
@@ -139,11 +140,18 @@ pub(crate) fn asked(name: &str) -> Asked {
             timeout: 60 * SECOND,
             lease: 30 * SECOND,
             retry: RetryPolicy { attempts: 4, first: SECOND, factor: 2.0, max: MINUTE },
+            stages: Stages::default(),
         },
     }
 }
 
 impl Asked {
+    /// Adds stages, as a configuration writes them.
+    pub(crate) fn stages(mut self, stages: serde_json::Value) -> Self {
+        self.policy.stages = Stages::new(serde_json::from_value(stages).unwrap());
+        self
+    }
+
     pub(crate) fn workers(mut self, workers: usize) -> Self {
         self.policy.workers = workers;
         self

@@ -145,6 +145,8 @@ pub(crate) enum How {
     Expired,
     /// It was meant for another group.
     NotMine,
+    /// The group's stages did not let it through.
+    Skipped,
     Retry {
         at: Timestamp,
         attempts: u32,
@@ -171,6 +173,7 @@ impl Settle {
             How::Duplicate => out.push(2),
             How::Expired => out.push(3),
             How::NotMine => out.push(4),
+            How::Skipped => out.push(6),
             How::Retry { at, attempts, crashes, key, attempt } => {
                 out.push(5);
                 put_time(out, *at);
@@ -194,6 +197,7 @@ impl Settle {
             2 => How::Duplicate,
             3 => How::Expired,
             4 => How::NotMine,
+            6 => How::Skipped,
             5 => {
                 let (at, attempts, crashes) = (time(&mut read)?, small(&mut read)?, small(&mut read)?);
                 let key = if read.array::<1>()? == [0] { None } else { Some(u64::from_le_bytes(read.array()?)) };
@@ -387,6 +391,7 @@ mod tests {
             How::Duplicate,
             How::Expired,
             How::NotMine,
+            How::Skipped,
             How::Retry { at, attempts: 3, crashes: 1, key: Some(9), attempt: Some(attempt()) },
             How::Retry { at, attempts: 0, crashes: 0, key: None, attempt: None },
         ];

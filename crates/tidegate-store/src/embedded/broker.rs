@@ -263,11 +263,11 @@ impl Broker for Embedded {
         self.refuse_backlog(&stream, events.len())?;
         let mut step = Step::new(stream.spec.read().durability);
         step.admits = true;
-        let deduped = stream.spec.read().dedupe.is_some();
+        let dedupe = stream.dedupe_key();
         step.arena.reserve(events.iter().map(|event| event.size() + 48).sum());
         for event in &events {
             event.check()?;
-            let fingerprint = if deduped { self.state.key.of(&event.source, &event.id) } else { 0 };
+            let fingerprint = dedupe.as_ref().map_or(0, |key| key.fingerprint(&self.state.key, event));
             push_event(&mut step, &stream, event, fingerprint);
         }
         self.commit(step).await

@@ -132,6 +132,7 @@ pub(crate) struct Key {
 pub(crate) struct Counts {
     pub(crate) done: u64,
     pub(crate) duplicates: u64,
+    pub(crate) skipped: u64,
     pub(crate) dead: u64,
     pub(crate) expired: u64,
     pub(crate) dropped: u64,
@@ -394,7 +395,7 @@ impl GroupInner {
             How::Retry { at: due, attempts, crashes, key, attempt } => {
                 self.retry(settle.seq, *due, (*attempts, *crashes), *key, attempt.as_ref(), block);
             }
-            how @ (How::Done { .. } | How::Duplicate | How::Expired | How::NotMine) => {
+            how @ (How::Done { .. } | How::Duplicate | How::Expired | How::NotMine | How::Skipped) => {
                 let Some(entry) = self.entries.remove(&settle.seq) else { return };
                 match how {
                     How::Done { at, ledger } => {
@@ -406,6 +407,10 @@ impl GroupInner {
                     How::Duplicate | How::NotMine => {
                         self.counts.done += 1;
                         self.counts.duplicates += 1;
+                    }
+                    How::Skipped => {
+                        self.counts.done += 1;
+                        self.counts.skipped += 1;
                     }
                     How::Expired => self.counts.expired += 1,
                     How::Retry { .. } => {}
@@ -548,6 +553,7 @@ impl GroupInner {
             over -= less;
         }
         counts.duplicates = counts.duplicates.min(counts.done);
+        counts.skipped = counts.skipped.min(counts.done - counts.duplicates);
     }
 
     /// Returns the deliveries in a range that are lent or being settled.

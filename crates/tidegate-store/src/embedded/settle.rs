@@ -90,12 +90,15 @@ impl Embedded {
             Settlement::Done(events) => {
                 for (name, event) in events {
                     if let Some(stream) = outputs.get(name) {
-                        push_event(step, stream, event, self.state.key.of(&event.source, &event.id));
+                        let dedupe = stream.dedupe_key();
+                        let fingerprint = dedupe.map_or(0, |key| key.fingerprint(&self.state.key, event));
+                        push_event(step, stream, event, fingerprint);
                     }
                 }
                 let ledger = inner.ledger.is_some().then_some(entry.fingerprint);
                 Item::Settle(Settle { group: group.id, seq, how: How::Done { at: now, ledger } })
             }
+            Settlement::Skip => Item::Settle(Settle { group: group.id, seq, how: How::Skipped }),
             Settlement::Release if *mark_claims => {
                 let how = retry(now, entry.attempts, entry.crashes, None);
                 Item::Settle(Settle { group: group.id, seq, how })

@@ -251,7 +251,9 @@ impl State {
             && let Some(seen) = &mut inner.dedupe
         {
             let event = Event::decode(read.bytes)?;
-            let fingerprint = self.key.of(&event.source, &event.id);
+            // By the key of today: what a key that has changed since would say no longer counts.
+            let key = stream.dedupe_key().unwrap_or_default();
+            let fingerprint = key.fingerprint(&self.key, &event);
             seen.insert(fingerprint, Mark { number: head.seq, at: head.accepted_at.as_millis() });
         }
         Ok(())

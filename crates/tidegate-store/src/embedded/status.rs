@@ -66,6 +66,7 @@ impl Embedded {
             done: inner.counts.done,
             duplicates: inner.counts.duplicates,
             unseen,
+            skipped: inner.counts.skipped,
             waiting: unseen + inner.ready.len() as u64 + inner.blocked as u64 + due,
             scheduled: inner.due.len() as u64 - due,
             in_flight: inner.in_flight,

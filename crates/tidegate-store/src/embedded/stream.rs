@@ -13,6 +13,7 @@ use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use tidegate_core::{
     clock::Timestamp,
+    dedupe::DedupeKey,
     fault::{Fault, FaultKind, Result},
     limits,
     names::StreamName,
@@ -46,6 +47,8 @@ pub(crate) struct StreamDecl {
     pub(crate) dedupe: Option<(Duration, u64)>,
     pub(crate) dead_parked: Option<Duration>,
     pub(crate) dead_settled: Duration,
+    /// Paths of the dedupe key; none = `source` and `id`.
+    pub(crate) dedupe_key: Vec<String>,
 }
 
 impl StreamDecl {
@@ -63,9 +66,10 @@ impl StreamDecl {
             retain_bytes: spec.retain.bytes,
             drop_unsettled: spec.retain.drop_unsettled,
             max_backlog: spec.max_backlog,
-            dedupe: spec.dedupe.map(|dedupe| (dedupe.window, dedupe.entries)),
             dead_parked: spec.dead.parked,
             dead_settled: spec.dead.settled,
+            dedupe: spec.dedupe.as_ref().map(|dedupe| (dedupe.window, dedupe.entries)),
+            dedupe_key: spec.dedupe.as_ref().map(|dedupe| dedupe.key.paths()).unwrap_or_default(),
         }
     }
 
@@ -84,8 +88,13 @@ impl StreamDecl {
                 drop_unsettled: self.drop_unsettled,
             },
             max_backlog: self.max_backlog,
-            dedupe: self.dedupe.map(|(window, entries)| DedupeWindow { window, entries }),
             dead: DeadKeep { parked: self.dead_parked, settled: self.dead_settled },
+            dedupe: self.dedupe.map(|(window, entries)| DedupeWindow {
+                // What was written was a key then, and so it is one now.
+                key: DedupeKey::new(&self.dedupe_key).unwrap_or_default(),
+                window,
+                entries,
+            }),
         }
     }
 }
@@ -140,7 +149,7 @@ pub(crate) struct Found {
 }
 
 fn new_seen(spec: &StreamSpec) -> Option<Seen> {
-    spec.dedupe.map(|dedupe| Seen::new(dedupe.window, dedupe.entries, limits::LEDGER_ACTIVE_MAX))
+    spec.dedupe.as_ref().map(|dedupe| Seen::new(dedupe.window, dedupe.entries, limits::LEDGER_ACTIVE_MAX))
 }
 
 impl Stream {
@@ -166,10 +175,15 @@ impl Stream {
         }
     }
 
+    /// Returns what makes two events of this stream the same; none when nobody asks.
+    pub(crate) fn dedupe_key(&self) -> Option<DedupeKey> {
+        self.spec.read().dedupe.as_ref().map(|dedupe| dedupe.key.clone())
+    }
+
     /// Changes the settings of a stream that exists.
     pub(crate) fn respec(&self, spec: StreamSpec) {
         let mut inner = self.inner.lock();
-        match (&mut inner.dedupe, spec.dedupe) {
+        match (&mut inner.dedupe, &spec.dedupe) {
             (Some(seen), Some(dedupe)) => {
                 seen.keep = dedupe.window;
                 seen.entries_max = dedupe.entries;

@@ -257,6 +257,7 @@ impl Embedded {
             StepKind::Duplicate => Place::Done { at: None },
             StepKind::Expired => Place::Expired,
             StepKind::Foreign => Place::Foreign,
+            StepKind::Skipped => Place::Skipped,
             StepKind::Dropped => Place::Dropped,
             // The letter itself is forgotten.
             StepKind::Dead { id, .. } => Place::Dead { id: *id, state: DeadState::Expired, at: step.at },
@@ -369,6 +370,7 @@ fn step_in(record: &Record, stream: u32, seq: u64) -> Result<Option<(u32, StepKi
                 How::Duplicate => StepKind::Duplicate,
                 How::Expired => StepKind::Expired,
                 How::NotMine => StepKind::Foreign,
+                How::Skipped => StepKind::Skipped,
                 How::Retry { at, attempts, attempt, .. } => StepKind::PutOff { until: at, attempts, attempt },
             };
             Ok(Some((settle.group, what)))

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use tidegate_core::{
+    dedupe::DedupeKey,
     delivery::Position,
     event::{Attribute, Data, Event},
     fault::FaultKind,
@@ -143,7 +144,7 @@ pub(super) async fn answers_belong_to_their_events(case: Case) {
 
 async fn dedupe(case: &Case, window: Duration, entries: u64) {
     let mut spec = stream_spec(STREAM);
-    spec.dedupe = Some(DedupeWindow { window, entries });
+    spec.dedupe = Some(DedupeWindow { key: DedupeKey::IDENTITY, window, entries });
     case.declare_stream(&spec).await;
     case.group(GROUP, STREAM).await;
 }
@@ -228,4 +229,41 @@ pub(super) async fn a_full_backlog_refuses_and_recovers(case: Case) {
     case.publish_ids(&["4"]).await;
     case.store.remove_group(&group_name(GROUP)).await.unwrap();
     case.publish_ids(&["5"]).await;
+}
+
+async fn keyed(case: &Case, key: &[&str]) {
+    let mut spec = stream_spec(STREAM);
+    spec.dedupe =
+        Some(DedupeWindow { key: DedupeKey::new(key).unwrap(), window: Duration::from_secs(60), entries: 1000 });
+    case.declare_stream(&spec).await;
+}
+
+/// Publishes one frame of a camera, each time under another id; tells whether it was taken for a repeat.
+async fn frame(case: &Case, id: &str, camera: &str, at: u32) -> bool {
+    let data = format!(r#"{{"camera":"{camera}","at":{at},"id":"{id}"}}"#);
+    let event = event(id).with_data(Data::Json(data.into()));
+    append_one(case, event).await.duplicate
+}
+
+pub(super) async fn a_window_may_have_a_key_of_its_own(case: Case) {
+    keyed(&case, &["data.camera", "data.at"]).await;
+    assert!(!frame(&case, "1", "front", 7).await);
+    assert!(frame(&case, "2", "front", 7).await, "another id, the same frame");
+    assert!(!frame(&case, "3", "front", 8).await);
+    assert!(!frame(&case, "4", "back", 7).await);
+    assert!(!append_one(&case, event("1")).await.duplicate, "without the key, source and id tell");
+    assert!(append_one(&case, event("1")).await.duplicate);
+    case.advance(Duration::from_secs(61));
+    assert!(!frame(&case, "5", "front", 7).await, "the window has ended");
+    assert_eq!(case.kept(STREAM).await, ["1", "3", "4", "1", "5"]);
+}
+
+pub(super) async fn a_key_of_its_own_outlives_a_restart(mut case: Case) {
+    keyed(&case, &["data.at"]).await;
+    assert!(!frame(&case, "1", "front", 7).await);
+    case.kill().await;
+    assert!(frame(&case, "2", "front", 7).await, "after a crash");
+    assert!(!frame(&case, "3", "front", 8).await);
+    case.restart().await;
+    assert!(frame(&case, "4", "front", 7).await && frame(&case, "5", "front", 8).await, "after a restart");
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tidegate_core::{
+    dedupe::DedupeKey,
     delivery::{Attempt, Position, Settlement},
     event::{Data, PARTITION_KEY},
     fault::{Failure, FaultClass, FaultKind},
@@ -305,7 +306,7 @@ pub(super) async fn a_redriven_event_keeps_its_order_key(case: Case) {
 
 pub(super) async fn the_dedupe_window_lets_a_redrive_through(case: Case) {
     let mut spec = super::case::stream_spec(STREAM);
-    spec.dedupe = Some(tidegate_core::store::DedupeWindow { window: MINUTE, entries: 100 });
+    spec.dedupe = Some(tidegate_core::store::DedupeWindow { key: DedupeKey::IDENTITY, window: MINUTE, entries: 100 });
     case.declare_stream(&spec).await;
     case.group(GROUP, STREAM).await;
     let id = case.bury_new("1", "bad").await.id;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tidegate_core::{
+    dedupe::DedupeKey,
     delivery::{Attempt, SettleStatus, Settlement},
     event::{DELIVER_AT, EXPIRY_TIME},
     fault::FaultClass,
@@ -18,7 +19,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// A store with something of everything: done, waiting, scheduled, lent, dead, expired, duplicate.
 async fn furnish(case: &Case) {
     let mut spec = stream_spec(STREAM);
-    spec.dedupe = Some(DedupeWindow { window: MINUTE * 60, entries: 1000 });
+    spec.dedupe = Some(DedupeWindow { key: DedupeKey::IDENTITY, window: MINUTE * 60, entries: 1000 });
     case.declare_stream(&spec).await;
     case.group(GROUP, STREAM).await;
     case.group("idle", STREAM).await;
@@ -40,13 +41,13 @@ async fn furnish(case: &Case) {
 }
 
 /// What must be the same before and after, with what is lent counted as waiting.
-fn lasting(status: GroupStatus) -> [u64; 8] {
+fn lasting(status: GroupStatus) -> [u64; 9] {
     let waiting = status.waiting + status.in_flight;
-    let GroupStatus { accepted, done, duplicates, scheduled, dead, expired, dropped, .. } = status;
-    [accepted, done, duplicates, waiting, scheduled, dead, expired, dropped]
+    let GroupStatus { accepted, done, duplicates, skipped, scheduled, dead, expired, dropped, .. } = status;
+    [accepted, done, duplicates, skipped, waiting, scheduled, dead, expired, dropped]
 }
 
-async fn check_furnished(case: &Case, before: &[[u64; 8]; 2]) {
+async fn check_furnished(case: &Case, before: &[[u64; 9]; 2]) {
     assert_eq!([lasting(case.status().await), lasting(case.status_of("idle").await)], *before);
     let expect = ["done", "retried", "buried", "expired", "later", "redriven", "lent", "waiting", "redriven"];
     assert_eq!(case.kept(STREAM).await, expect);

@@ -30,6 +30,18 @@ pub(super) async fn done_is_final(case: Case) {
     assert_eq!(case.kept(STREAM).await, ["1"], "what is done stays readable");
 }
 
+pub(super) async fn a_skip_is_done_and_not_remembered(case: Case) {
+    case.pair().await;
+    case.publish_ids(&["1", "2"]).await;
+    let delivery = case.claim_one("1").await;
+    case.settle(&delivery, Settlement::Skip).await;
+    let status = case.status().await;
+    assert_eq!((status.done, status.skipped, status.duplicates, status.waiting), (1, 1, 0, 1));
+    assert!(!case.known("1").await, "it may run when it is read again");
+    case.claim_one("2").await;
+    assert_eq!(case.kept(STREAM).await, ["1", "2"]);
+}
+
 pub(super) async fn release_spends_nothing(case: Case) {
     case.pair().await;
     case.publish_ids(&["1", "2"]).await;

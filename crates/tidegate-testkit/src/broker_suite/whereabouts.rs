@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tidegate_core::{
+    dedupe::DedupeKey,
     delivery::{Attempt, Position, Settlement},
     event::{DELIVER_AT, EXPIRY_TIME, Event, PARTITION_KEY},
     fault::FaultClass,
@@ -93,7 +94,7 @@ pub(super) async fn a_search_in_vain_says_how_far_it_looked(case: Case) {
 }
 
 pub(super) async fn what_an_index_knows_is_found_beyond_the_bound(case: Case) {
-    let dedupe = Some(DedupeWindow { window: MINUTE * 60, entries: 100_000 });
+    let dedupe = Some(DedupeWindow { key: DedupeKey::IDENTITY, window: MINUTE * 60, entries: 100_000 });
     case.declare_stream(&StreamSpec { dedupe, ..stream_spec(STREAM) }).await;
     case.group(GROUP, STREAM).await;
     let ids: Vec<String> = (0..3000).map(|number| format!("e{number}")).collect();

@@ -119,6 +119,7 @@ fn group_counts(group: &GroupModel, stream: &StreamModel, status: &GroupStatus, 
     promise!(gone <= unrun, "{name} let {gone} deliveries go of {unrun} that nobody has to run");
     let done = group.done + status.duplicates;
     promise!(status.done == done, "{name} has {done} done and counts {}", status.done);
+    promise!(status.skipped == group.skipped, "{name} has {} skipped, not {}", group.skipped, status.skipped);
     promise!(status.dead == group.dead, "{name} has {} dead and counts {}", group.dead, status.dead);
     let left = status.waiting + status.scheduled + status.in_flight;
     promise!(left == open - gone, "{name} has {} open deliveries and counts {left}: {status:?}", open - gone);

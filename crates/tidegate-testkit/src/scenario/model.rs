@@ -153,6 +153,7 @@ pub(super) struct GroupModel {
     pub(super) spec: GroupSpec,
     pub(super) lives: BTreeMap<Position, Life>,
     pub(super) done: u64,
+    pub(super) skipped: u64,
     pub(super) dead: u64,
     pub(super) leases_lost: u64,
     /// How many of them a refused settle may have added on top.
@@ -285,6 +286,7 @@ impl Model {
             spec: spec.clone(),
             lives,
             done: 0,
+            skipped: 0,
             dead: 0,
             leases_lost: 0,
             leases_lost_maybe: 0,
@@ -298,7 +300,7 @@ impl Model {
     /// Whether a publish now would be a repeat: for sure, for sure not, or none because the window is just ending.
     pub(super) fn is_repeat(&self, stream: &StreamName, event: &Event, now: Timestamp) -> Option<bool> {
         let stream = self.streams.get(stream)?;
-        let Some(window) = stream.spec.dedupe else { return Some(false) };
+        let Some(window) = &stream.spec.dedupe else { return Some(false) };
         let Some((_, at)) = stream.dedupe.get(&identity(event)) else { return Some(false) };
         let age = now.since(*at);
         // A slow disk moves the clock while an operation runs.
@@ -406,6 +408,11 @@ impl Model {
                 for (to, event) in outputs {
                     self.append(to, event, now, fresh)?;
                 }
+            }
+            Settlement::Skip => {
+                life.state = State::Done;
+                group.done += 1;
+                group.skipped += 1;
             }
             Settlement::Release => life.state = State::Waiting,
             Settlement::RetryAt { at, attempts, crashes } => {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tidegate_core::{
+    dedupe::DedupeKey,
     delivery::{Attempt, LeaseToken, Position, Settlement},
     event::{DELIVER_AT, Data, EXPIRY_TIME, Event, PARTITION_KEY},
     fault::{Failure, FaultClass},
@@ -32,7 +33,7 @@ const STREAMS: [&str; 4] = ["plain", "windowed", "bounded", "dropping"];
 
 fn stream(name: &str) -> StreamSpec {
     let retain = |count: u64, drop_unsettled| Retain { count: Some(count), drop_unsettled, ..Retain::default() };
-    let window = DedupeWindow { window: Duration::from_secs(60), entries: 10_000 };
+    let window = DedupeWindow { key: DedupeKey::IDENTITY, window: Duration::from_secs(60), entries: 10_000 };
     StreamSpec {
         name: stream_name(name),
         durability: Durability::Sync,
@@ -217,6 +218,7 @@ fn settlement(
             let failure = Failure::new(FaultClass::Invalid, failed.message.clone());
             (Settlement::Bury { failure, config: "sim".into() }, Some(failed))
         }
+        19 => (Settlement::Skip, None),
         9..11 => {
             let to = ["plain", "windowed"][world.rng.usize(0..2)];
             let outputs = (0..world.rng.usize(1..4)).map(|_| (stream_name(to), publisher.event(world, to))).collect();

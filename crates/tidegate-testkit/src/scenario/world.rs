@@ -117,6 +117,7 @@ impl<'a> World<'a> {
                 let one = |(group, token, settlement, _): &super::model::Settling| {
                     let how = match settlement {
                         Settlement::Done(outputs) => format!("done +{}", outputs.len()),
+                        Settlement::Skip => "skip".to_owned(),
                         Settlement::Release => "release".to_owned(),
                         Settlement::RetryAt { at, attempts, crashes } => format!("retry {at} #{attempts} !{crashes}"),
                         Settlement::Bury { .. } => "bury".to_owned(),

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::Asking;
 use crate::{
     exit::{Exit, Failed},
-    ui::column,
+    ui::{column, wide},
 };
 
 /// Accounts.
@@ -26,6 +26,7 @@ impl Audit {
             column("group", "/group"),
             column("accepted", "/accepted"),
             column("done", "/done"),
+            wide("skipped", "/skipped"),
             column("waiting", "/waiting"),
             column("scheduled", "/scheduled"),
             column("in flight", "/in_flight"),

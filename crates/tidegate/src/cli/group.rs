@@ -23,6 +23,7 @@ pub(super) const COLUMNS: &[Column] = &[
     column("done", "/done"),
     column("dead", "/dead"),
     wide("duplicates", "/duplicates"),
+    wide("skipped", "/skipped"),
     wide("blocked keys", "/blocked_keys"),
     column("oldest s", "/oldest_waiting_age_seconds"),
 ];

@@ -11,6 +11,7 @@ use tidegate_core::{
     store,
 };
 use tidegate_modules::SinkConfig;
+use tidegate_rules::{EventExpr, EventMap, Stage, Stages};
 
 use super::target::TargetConfig;
 
@@ -23,6 +24,18 @@ pub struct GroupConfig {
     /// Deliveries that are processed at a time. With 1 and no `order_by`, events are processed in the order of the stream.
     #[serde(default = "workers")]
     pub workers: usize,
+    /// Expression that is true of the events that the group handles, such as `type.startsWith("order.")`. The others are
+    /// done without an attempt and counted as skipped. Absent = all. The language is described in `docs/expressions.md`.
+    #[serde(default, rename = "where")]
+    pub filter: Option<EventExpr>,
+    /// What the handler sees in place of the event: an expression for its data, or a mapping with expressions for `data`,
+    /// `type`, `subject` and `extensions`. The event in the stream and in the dead letters stays as it came.
+    #[serde(default)]
+    pub map: Option<EventMap>,
+    /// Filters and changes in an order of your own, in place of `where` and `map`: a list of `where: EXPRESSION` and
+    /// `map: EXPRESSION`, each of which sees what the one before has left.
+    #[serde(default)]
+    pub stages: Vec<Stage>,
     /// Order key: a CloudEvents attribute such as `subject`, or a path such as `data.customer.id`. Events of one key are
     /// processed one at a time in stream order, different keys at the same time. Absent = no order.
     #[serde(default)]
@@ -152,6 +165,13 @@ impl GroupConfig {
         }
     }
 
+    /// Returns what stands between the stream and the sink.
+    pub fn stages(&self) -> Stages {
+        let filter = self.filter.clone().map(Stage::Where);
+        let map = self.map.clone().map(Stage::Map);
+        Stages::new(filter.into_iter().chain(self.stages.iter().cloned()).chain(map).collect())
+    }
+
     /// Checks that an attempt leaves room for the longest wait before a call and the longest call.
     pub(super) fn check_room(&self, target: &TargetConfig, name: &TargetName, here: &Spot<'_>) {
         let needed = target.timeout.get().saturating_mul(2);
@@ -167,6 +187,10 @@ impl GroupConfig {
         here.at("workers").require((1..=limits::WORKERS_MAX).contains(&self.workers), || {
             format!("must be 1 to {}", limits::WORKERS_MAX)
         });
+        let alone = self.stages.is_empty() || (self.filter.is_none() && self.map.is_none());
+        here.at("stages").require(alone, || "stands in place of where and map: move them into the list".to_owned());
+        here.at("stages")
+            .require(self.stages.len() <= limits::STAGES_MAX, || format!("must be at most {}", limits::STAGES_MAX));
         here.at("timeout").require(!self.timeout.is_zero(), || "must be more than zero".to_owned());
         here.at("lease")
             .require((LEASE_MIN..=LEASE_MAX).contains(&self.lease), || format!("must be {LEASE_MIN} to {LEASE_MAX}"));

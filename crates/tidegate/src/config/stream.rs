@@ -6,10 +6,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tidegate_core::{
     config::{Bytes, Spot, Switch, Time},
+    dedupe::DedupeKey,
     fault::Fault,
     names::StreamName,
     store,
 };
+
+use super::schema::SchemaConfig;
 
 /// A stream: events in order, kept until every group has settled them and retention lets them go.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -25,7 +28,9 @@ pub struct StreamConfig {
     pub max_backlog: Switch<u64>,
     /// What happens to a publish when `max_backlog` is reached.
     pub on_full: OnFull,
-    /// Window in which a repeated publish of one `source` and `id` is answered with the first position.
+    /// What the data of its events must fit. Absent = anything.
+    pub schema: Option<SchemaConfig>,
+    /// Window in which a repeated publish is answered with the first position. It outlives a restart.
     pub dedupe: Switch<DedupeConfig>,
     /// How long dead letters of this stream are kept.
     pub dead_letters: DeadLettersConfig,
@@ -38,6 +43,7 @@ impl Default for StreamConfig {
             retain: RetainConfig::default(),
             max_backlog: Switch::On(1_000_000),
             on_full: OnFull::Reject,
+            schema: None,
             dedupe: Switch::default(),
             dead_letters: DeadLettersConfig::default(),
         }
@@ -77,11 +83,15 @@ pub struct DedupeConfig {
     pub window: Time,
     /// How many events back at most.
     pub entries: u64,
+    /// What makes two events the same: a CloudEvents attribute, a path such as `data.order_id`, or a list of them, such as
+    /// `[data.sender, data.timestamp]`. Values are compared as they are written; an event that lacks one is compared by
+    /// `source` and `id`, as all are when this is absent.
+    pub key: DedupeKey,
 }
 
 impl Default for DedupeConfig {
     fn default() -> Self {
-        Self { window: Time::from_secs(600), entries: 100_000 }
+        Self { window: Time::from_secs(600), entries: 100_000, key: DedupeKey::IDENTITY }
     }
 }
 
@@ -192,10 +202,11 @@ impl StreamConfig {
                 drop_unsettled: self.retain.drop_unsettled,
             },
             max_backlog: self.max_backlog.on().copied(),
-            dedupe: self
-                .dedupe
-                .on()
-                .map(|dedupe| store::DedupeWindow { window: dedupe.window.get(), entries: dedupe.entries }),
+            dedupe: self.dedupe.on().map(|dedupe| store::DedupeWindow {
+                key: dedupe.key.clone(),
+                window: dedupe.window.get(),
+                entries: dedupe.entries,
+            }),
             dead: store::DeadKeep {
                 parked: self.dead_letters.expire.on().map(|expire| expire.get()),
                 settled: self.dead_letters.keep.get(),
@@ -219,6 +230,9 @@ impl StreamConfig {
         let dead = here.at("dead_letters");
         positive(dead.at("expire"), self.dead_letters.expire.on().is_none_or(|expire| !expire.is_zero()));
         dead.at("keep").require(!self.dead_letters.keep.is_zero(), || "must be more than zero".to_owned());
+        if let Some(schema) = &self.schema {
+            schema.check(&here.at("schema"));
+        }
         if let Some(dedupe) = self.dedupe.on() {
             let here = here.at("dedupe");
             here.at("window")

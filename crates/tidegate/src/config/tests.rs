@@ -163,6 +163,31 @@ fn wrong_values_are_named_with_their_place() {
 }
 
 #[test]
+fn expressions_are_read_with_the_configuration() {
+    let go = |more: &str, at: &str, key: &str, start: &str, word: &str| {
+        let to = format!("workers: 8\n    {more}");
+        check("workers: 8", &to, at, &format!("groups.deliver.{key}: {start}"), word);
+    };
+    go("where: type ==", "type ==", "where", "expression: column 8", "");
+    go("where: typ == 'a'", "typ == 'a'", "where", "expression: column 1: there is no \"typ\"", "known are id, source");
+    go("where: data.x.lower()", "data.x.lower()", "where", "expression: column 8: there is no function x.lower()", "");
+    go("map: [1]", "map: [1]", "map", "expected an expression, or a mapping", "a list");
+    go("map: { id: data.x }", "id: data.x", "map.id", "unknown key", "known: data");
+    go("map: { extensions: { Up: data.x } }", "Up:", "map.extensions.Up", "\"Up\" is no name", "");
+    go("stages: [{ where: data.x, map: data.x }]", "{ where: data.x, map", "stages[0]", "a stage is either", "");
+    go("where: data.x\n    stages: [{ map: data.y }]", "stages:", "stages", "stands in place of where and map", "");
+    let errors = refused(&SAMPLE.replacen("workers: 8", "workers: 8\n    stages: [{ where: data. }]", 1));
+    assert!(errors.iter().any(|error| error.contains("stages[0].where: expression: column 6")), "{errors:?}");
+    let errors = refused(&SAMPLE.replacen("workers: 8", "workers: 8\n    stages: [{ were: data.x }]", 1));
+    assert!(errors[1].contains("stages[0].were: unknown key; did you mean \"where\"?"), "{errors:?}");
+    let text = SAMPLE.replacen("workers: 8", "workers: 8\n    where: data.a > 1\n    map: { subject: data.b }", 1);
+    let config = read(&text).unwrap();
+    assert_eq!(config.groups["deliver"].stages().words(), ["where data.a > 1", "map subject: data.b"]);
+    let again = serde_json::to_value(&config).unwrap();
+    assert_eq!(again["groups"]["deliver"]["map"], serde_json::json!({ "subject": "data.b" }));
+}
+
+#[test]
 fn relations_are_checked() {
     let deliver = "groups.deliver";
     let go = |from: &str, to: &str, at: &str, key: &str, word: &str| {

@@ -10,5 +10,6 @@ mod generated;
 mod modules;
 mod node;
 mod receiver;
+mod rules;
 mod see;
 mod stop;

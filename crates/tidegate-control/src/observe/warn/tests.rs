@@ -23,6 +23,7 @@ fn sample(seconds: i64, waiting: u64, oldest: u64) -> Sample {
         accepted: waiting,
         done: 0,
         duplicates: 0,
+        skipped: 0,
         waiting,
         scheduled: 0,
         in_flight: 0,
