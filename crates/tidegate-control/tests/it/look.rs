@@ -1,6 +1,10 @@
 //! The whole node at a glance.
 
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use crate::node::Node;
 
@@ -53,6 +57,34 @@ async fn the_report_sums_up_attempts() {
     }
     node.get("/v1/reports/performance?hours=0").await.problem(400, "invalid");
     node.get("/v1/reports/performance?hours=169").await.problem(400, "invalid");
+}
+
+#[tokio::test]
+async fn a_follower_sees_what_happens_and_goes_when_the_node_does() {
+    let node = Node::start().await;
+    let mut stream = TcpStream::connect(node.address).await.unwrap();
+    let ask = b"GET /v1/subscribe?pattern=group.*,stream/orders HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    stream.write_all(ask).await.unwrap();
+    let mut told = String::new();
+    read_until(&mut stream, &mut told, "application/x-ndjson").await;
+    node.post("/v1/groups/deliver/pause", json!({ "reason": "partner is down" })).await.good();
+    read_until(&mut stream, &mut told, "\"notice\":\"group.paused\"").await;
+    assert!(told.contains("\"reason\":\"partner is down\""), "{told}");
+    node.publish(&["a"]).await;
+    read_until(&mut stream, &mut told, "\"stream\":\"orders\",\"position\":\"1\"").await;
+    node.stopper.drain();
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).await.unwrap();
+    assert!(rest.ends_with(b"0\r\n\r\n"), "the answer ends in order");
+}
+
+async fn read_until(stream: &mut TcpStream, told: &mut String, wanted: &str) {
+    while !told.contains(wanted) {
+        let mut piece = [0; 4096];
+        let count = stream.read(&mut piece).await.unwrap();
+        assert!(count > 0, "it ended before {wanted:?}: {told}");
+        told.push_str(&String::from_utf8_lossy(&piece[..count]));
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! `tidegate stream`: streams and their events.
 
 use clap::Subcommand;
+use serde_json::{Value, json};
 
 use super::Asking;
 use crate::{
@@ -42,6 +43,11 @@ pub(super) enum Stream {
         #[arg(long = "type")]
         kind: Option<String>,
     },
+    /// List the groups that read a stream: who works, how far each is, what is left.
+    Groups {
+        /// Stream.
+        name: String,
+    },
     /// Move a group of a stream to another place, or say what that would mean.
     Seek {
         /// Group.
@@ -60,11 +66,43 @@ impl Stream {
                 cx.ui.list(&answer, super::rows(&answer, "streams"), COLUMNS);
             }
             Self::Show { name } => cx.ui.record(&cx.node.get(&["v1", "streams", &name], &[]).await?),
+            Self::Groups { name } => groups(cx, &name).await?,
             Self::Seek { group, seek } => seek.run(cx, &group).await?,
             Self::Read { name, from, limit, kind } => read(cx, &name, from, limit, kind).await?,
         }
         Ok(())
     }
+}
+
+/// Lists the groups of a stream. What is lent is pending; what is not settled and not lent is the lag.
+async fn groups(cx: &Asking, name: &str) -> Result<(), Failed> {
+    let stream = cx.node.get(&["v1", "streams", name], &[]).await?;
+    let answer = cx.node.get(&["v1", "groups"], &[]).await?;
+    let of_stream = super::rows(&answer, "groups").iter().filter(|group| group["stream"] == name);
+    let rows: Vec<Value> = of_stream
+        .map(|group| {
+            let count = |member: &str| group[member].as_u64().unwrap_or(0);
+            json!({
+                "group": group["name"], "state": group["state"], "position": group["next"], "last": stream["last"],
+                "pending": count("in_flight"), "lag": count("waiting") + count("scheduled"),
+                "workers": group["workers"], "busy": group["busy"], "pull": group["pull"],
+                "oldest_waiting_age_seconds": group["oldest_waiting_age_seconds"],
+            })
+        })
+        .collect();
+    let columns = [
+        column("group", "/group"),
+        column("state", "/state"),
+        column("position", "/position"),
+        column("last", "/last"),
+        column("pending", "/pending"),
+        column("lag", "/lag"),
+        column("workers", "/workers"),
+        column("busy", "/busy"),
+        column("oldest s", "/oldest_waiting_age_seconds"),
+    ];
+    cx.ui.list(&json!({ "stream": name, "groups": rows }), &rows, &columns);
+    Ok(())
 }
 
 async fn read(cx: &Asking, name: &str, from: Option<String>, limit: u32, kind: Option<String>) -> Result<(), Failed> {
@@ -83,7 +121,7 @@ async fn read(cx: &Asking, name: &str, from: Option<String>, limit: u32, kind: O
         wide("data", "/event/data"),
     ];
     cx.ui.list(&answer, super::rows(&answer, "events"), &columns);
-    if let Some(next) = answer.get("next").and_then(serde_json::Value::as_str) {
+    if let Some(next) = answer.get("next").and_then(Value::as_str) {
         cx.ui.line(&format!("more with --from {next}"));
     }
     Ok(())

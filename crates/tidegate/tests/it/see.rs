@@ -67,6 +67,10 @@ async fn one_screen_and_the_log_say_what_is_going_on() {
     }
     let top = node.json(&["top", "--once"]);
     assert_eq!((&top["groups"][0]["group"], &top["groups"][0]["depth"]), (&json!("deliver"), &json!(3)));
+    let groups = node.json(&["stream", "groups", "orders"]);
+    let row = &groups["groups"][0];
+    assert_eq!((&row["group"], &row["lag"], &row["pending"]), (&json!("deliver"), &json!(3), &json!(0)), "{row}");
+    assert!(row["position"].is_string());
     let status = node.json(&["status"]);
     assert_eq!(status["modules"].as_array().unwrap().len(), 2, "{status}");
     assert!(!status["listeners"].as_array().unwrap().is_empty(), "{status}");
