@@ -1,4 +1,5 @@
-//! `tidegate-bench features`: what limiter, breaker, ledger, order key and dedupe cost on the path of a message.
+//! `tidegate-bench features`: what limiter, breaker, ledger, order key, dedupe, expression and schema cost on the path
+//! of a message.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +15,7 @@ use tidegate_core::{
     notice::Notices,
     service::Context,
 };
-use tidegate_rules::{Stage as Rule, Stages};
+use tidegate_rules::{Schema, Stage as Rule, Stages};
 
 use crate::{
     Settings,
@@ -50,16 +51,24 @@ struct Switches {
     breaker: bool,
     limiter: bool,
     expression: bool,
+    schema: bool,
 }
 
-const OFF: Switches =
-    Switches { dedupe: false, ledger: false, order: false, breaker: false, limiter: false, expression: false };
+const OFF: Switches = Switches {
+    dedupe: false,
+    ledger: false,
+    order: false,
+    breaker: false,
+    limiter: false,
+    expression: false,
+    schema: false,
+};
 
 /// A condition that looks into the data, as a filter usually does; it lets every event of the run through.
 const CONDITION: &str = "type.startsWith('bench.') && data.total >= 0 && data.customer.id != ''";
 
 /// Each feature alone, then all together. The limiter is part of a guard, so it comes with the breaker.
-const SETS: [(&str, Switches); 8] = [
+const SETS: [(&str, Switches); 9] = [
     ("none", OFF),
     ("dedupe", Switches { dedupe: true, ..OFF }),
     ("ledger", Switches { ledger: true, ..OFF }),
@@ -67,7 +76,19 @@ const SETS: [(&str, Switches); 8] = [
     ("breaker", Switches { breaker: true, ..OFF }),
     ("breaker + limiter", Switches { breaker: true, limiter: true, ..OFF }),
     ("expression", Switches { expression: true, ..OFF }),
-    ("all", Switches { dedupe: true, ledger: true, order: true, breaker: true, limiter: true, expression: true }),
+    ("schema", Switches { schema: true, ..OFF }),
+    (
+        "all",
+        Switches {
+            dedupe: true,
+            ledger: true,
+            order: true,
+            breaker: true,
+            limiter: true,
+            expression: true,
+            schema: true,
+        },
+    ),
 ];
 
 /// Takes one delivery at a time and does nothing with it, through a guard when there is one.
@@ -116,6 +137,17 @@ async fn run_one(stage: &Stage, ask: &Features, switches: Switches, board: &mut 
     let handler = Arc::new(Through(guard(switches, ask.workers)?));
     let crew = Crew { spec: group, workers: ask.workers, handler, stages: stages(switches)? };
     let works = Works::start(&stage.store, Notices::default(), crew).await?;
+    if switches.schema {
+        let schema = Schema::compile(&serde_json::json!({
+            "type": "object",
+            "required": ["total", "customer"],
+            "properties": {
+                "total": {"type": "integer", "minimum": 0},
+                "customer": {"type": "object", "required": ["id"], "properties": {"id": {"type": "string"}}},
+            },
+        }))?;
+        works.publisher.ask_for([(stream.name.clone(), schema)].into())?;
+    }
     let bodies = Bodies::new(ask.settings.size).keyed(ask.keys).json();
     let before = cpu_seconds(std::process::id())?;
     let rate = engine::end_to_end(&stage.store, &works, &bodies, ask.publishers, ask.settings.time()).await?;
@@ -156,7 +188,6 @@ impl Features {
             Some(15.0),
         );
         board.note("end to end in process, one delivery per call of the handler; the limiter comes with the breaker");
-        board.note("schemas are not checked by this version, so there is no row for them");
         board.print(PROBE);
         Ok(())
     }
