@@ -2,6 +2,7 @@
 
 mod board;
 mod bodies;
+mod desk;
 mod drive;
 mod engine;
 mod engine_runs;
@@ -58,6 +59,8 @@ enum Command {
     Features(features::Features),
     /// What a message costs while everything around it grows.
     Scaling(scaling::Scaling),
+    /// A report, a list and a job over many dead letters.
+    Desk(desk::Desk),
     /// A step in a process of its own; started by the other commands.
     #[command(subcommand, hide = true)]
     Child(reopen::Child),
@@ -125,6 +128,7 @@ fn main() -> ExitCode {
         Command::Steady(ask) => ask.run(),
         Command::Features(ask) => ask.run(),
         Command::Scaling(ask) => ask.run(),
+        Command::Desk(ask) => ask.run(),
         Command::Child(child) => child.run(),
         Command::Serve(serve) => serve.run(),
     };

@@ -37,7 +37,7 @@ use tidegate_core::{
     service::Context,
     store::Store,
 };
-use tidegate_engine::{Groups, Modules, Publisher, Supervisor};
+use tidegate_engine::{Desk, Groups, Modules, Publisher, Supervisor};
 use tidegate_rules::Schema;
 
 use crate::{
@@ -67,8 +67,7 @@ pub(crate) struct Api {
     pub(crate) observed: Observed,
     pub(crate) upstreams: Upstreams,
     pub(crate) followers: Arc<Followers>,
-    /// Held by the one work on many dead letters that may run at a time.
-    pub(crate) dead_work: tokio::sync::Mutex<()>,
+    pub(crate) desk: Desk,
 }
 
 impl Api {
@@ -153,13 +152,21 @@ routes! {
     Post "/v1/modules/{module}/resume" Operator => modules::resume;
     Post "/v1/modules/{module}/enable" Operator => modules::enable;
     Post "/v1/modules/{module}/disable" Operator => modules::disable;
+    Get  "/v1/dlq/jobs" Viewer => dlq::jobs::list;
+    Get  "/v1/dlq/jobs/{job}" Viewer => dlq::jobs::show;
+    Post "/v1/dlq/jobs/{job}/cancel" Operator => dlq::jobs::cancel;
     Get  "/v1/dlq/{stream}" Viewer => dlq::list;
     Get  "/v1/dlq/{stream}/report" Viewer => dlq::report;
     Get  "/v1/dlq/{stream}/{id}" Viewer => dlq::show;
     Post "/v1/dlq/{stream}/reprocess" Operator => dlq::work::reprocess;
     Post "/v1/dlq/{stream}/resolve" Operator => dlq::work::resolve;
     Post "/v1/dlq/{stream}/discard" Operator => dlq::work::discard;
+    Post "/v1/dlq/{stream}/purge" Operator => dlq::work::purge;
+    Post "/v1/dlq/{stream}/import" Operator => dlq::import::import;
+    Get  "/v1/ledger" Viewer => ledger::stats;
     Get  "/v1/ledger/{group}" Viewer => ledger::show;
+    Get  "/v1/ledger/{group}/entry" Viewer => ledger::entry;
+    Post "/v1/ledger/{group}/cleanup" Operator => ledger::cleanup;
     Post "/v1/ledger/{group}/forget" Operator => ledger::forget;
     Get  "/v1/events/{id}/trace" Viewer => events::trace;
     Get  "/v1/events/{id}/explain" Viewer => events::explain;

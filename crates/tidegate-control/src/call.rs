@@ -67,6 +67,10 @@ impl Call {
         self.param("upstream")
     }
 
+    pub(crate) fn job(&self) -> Result<Cow<'_, str>> {
+        self.param("job")
+    }
+
     pub(crate) fn id(&self) -> Result<Cow<'_, str>> {
         self.param("id")
     }

@@ -28,7 +28,7 @@ use tidegate_core::{
     service::Context,
     store::Store,
 };
-use tidegate_engine::{Entrance, Groups, Modules, Publisher, Supervisor, TaskRunner};
+use tidegate_engine::{Desk, Entrance, Groups, Modules, Publisher, Supervisor, TaskRunner};
 use tidegate_rules::Schema;
 
 pub use self::{
@@ -54,6 +54,8 @@ pub struct ControlParts {
     pub store: Arc<dyn Store>,
     /// The groups that run.
     pub groups: Groups,
+    /// Moves dead letters.
+    pub desk: Desk,
     /// Takes events in.
     pub publisher: Publisher,
     /// The schemas of streams that have one.
@@ -152,7 +154,7 @@ impl Control {
             observed: Observed::default(),
             upstreams: Upstreams::new(parts.upstreams),
             followers,
-            dead_work: tokio::sync::Mutex::new(()),
+            desk: parts.desk,
         })))
     }
 

@@ -81,14 +81,6 @@ impl Metrics {
         self.buried.with(&(stream.clone(), group.clone()), |_| {});
     }
 
-    /// Counts what became of dead letters that somebody asked to reprocess.
-    pub(crate) fn reprocessed(&self, stream: &StreamName, result: &'static str, count: u64) {
-        if count > 0 {
-            let key = (stream.origin(), ByteString::from_static(result));
-            self.reprocessed.with(&key, |counter| counter.add(count));
-        }
-    }
-
     /// Returns what was counted of groups, and of waits before targets.
     pub(crate) fn counted(&self) -> (BTreeMap<GroupName, Counted>, BTreeMap<TargetName, Counts>) {
         let (mut groups, mut targets) = (BTreeMap::new(), BTreeMap::new());
@@ -200,6 +192,10 @@ impl Listener for Metrics {
                 });
             }
             Notice::InputRejected { module, .. } => self.rejected.with(module, |counter| counter.add(1)),
+            Notice::DeadReprocessed { stream, result, count } => {
+                let key = (stream.clone(), ByteString::from_static(result));
+                self.reprocessed.with(&key, |counter| counter.add(*count));
+            }
             Notice::TargetCalled { target, result, waited, .. } => self.targets.with(target, |meters| {
                 meters.wait.observe(*waited);
                 meters.results.with(result, |counter| counter.add(1));

@@ -74,6 +74,10 @@ notices! {
     DeadLettered = "message.parked" { stream: StreamName, group: GroupName, event: ByteString, class: FaultClass, message: String, attempts: u32 }
     /// Dead letters changed their state by an operator's action.
     DeadMoved = "dlq.moved" { stream: StreamName, action: &'static str, count: u64, by: String, reason: String }
+    /// What became of dead letters that somebody asked to reprocess.
+    DeadReprocessed = "dlq.reprocessed" { stream: StreamName, result: &'static str, count: u64 }
+    /// A job on dead letters ended.
+    DeskJobEnded = "dlq.job_ended" { job: String, stream: StreamName, state: &'static str, moved: u64, failed: u64, why: String }
     /// A group was paused.
     GroupPaused = "group.paused" { group: GroupName, by: String, reason: String, until: Option<Timestamp> }
     /// A group was resumed.

@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** this crate knows no engine, no module and no HTTP: it sees a store, handlers and guards.
 
+mod desk;
 mod group;
 mod groups;
 mod keeper;
@@ -12,6 +13,7 @@ mod supervisor;
 mod task;
 
 pub use self::{
+    desk::{Became, DESK_NAMES, Desk, JobAsk, JobProgress, JobState, JobVerb, JobView, Patch, dead_scope},
     group::{Drain, Glance, GroupPolicy, GroupState, GroupView, Pace, Pause, PullStatus, Running, SeekAsk},
     groups::Groups,
     keeper::GuardKeeper,

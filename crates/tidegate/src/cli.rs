@@ -41,7 +41,8 @@ use crate::{
 
 /// The runtime for message-driven services.
 ///
-/// Exit codes: 0 done or yes, 1 the answer is no, 2 wrong command line, 4 reprocessed already, 69 a needed service is
+/// Exit codes: 0 done or yes, 1 the answer is no, 2 wrong command line, 3 what was reprocessed failed
+/// again, 4 reprocessed already, 69 a needed service is
 /// unavailable, 70 internal error, 77 denied, 78 wrong configuration.
 #[derive(Debug, Parser)]
 #[command(name = "tidegate", version, max_term_width = 100, disable_help_subcommand = true)]

@@ -13,6 +13,8 @@ pub enum Exit {
     No = 1,
     /// The command line is wrong.
     Usage = 2,
+    /// Too many of the reprocessed dead letters failed again.
+    FailedAgain = 3,
     /// A dead letter was reprocessed already.
     Already = 4,
     /// A needed service is not there or takes nothing now.

@@ -143,6 +143,22 @@ pub(crate) fn is_terminal() -> bool {
     io::stdout().is_terminal()
 }
 
+/// Shows how far long work came: in place on a terminal, as a line of JSON otherwise.
+pub(crate) fn progress(words: &str, document: &Value) {
+    if io::stderr().is_terminal() {
+        error_text(&format!("\r\u{1b}[K{words}"));
+    } else {
+        error_text(&format!("{document}\n"));
+    }
+}
+
+/// Ends what [`progress`] shows in place.
+pub(crate) fn progress_end() {
+    if io::stderr().is_terminal() {
+        error_text("\r\u{1b}[K");
+    }
+}
+
 /// Prints a line on standard error.
 pub(crate) fn error_line(text: &str) {
     error_text(&format!("{text}\n"));

@@ -25,7 +25,7 @@ use tidegate_core::{
     service::{self, Context, Stopper},
     store::{GroupSpec, Store},
 };
-use tidegate_engine::{self as engine, GroupPolicy, Groups, GuardKeeper, Modules};
+use tidegate_engine::{self as engine, Desk, GroupPolicy, Groups, GuardKeeper, Modules};
 use tidegate_modules::{HttpClient, OpenSource, SinkParts, SourceParts};
 use tidegate_rules::Schema;
 use tokio::net::TcpListener;
@@ -116,9 +116,11 @@ impl Node {
             modules.add_sink(name, settings.sink.kind(), &settings.from).await?;
         }
         let intakes = open_sources(config, groups, modules, cx).await?;
+        let desk = Desk::start(store.clone(), cx.clone(), supervisor).await?;
         let control = Control::new(ControlParts {
             store: store.clone(),
             groups: groups.clone(),
+            desk,
             publisher: inner.publisher.clone(),
             schemas: schemas.all(),
             guards,

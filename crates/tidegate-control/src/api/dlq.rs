@@ -1,20 +1,25 @@
 //! Dead letters: list, show, report; and what an operator does with them, see [`work`].
 
 mod document;
+pub(crate) mod import;
+pub(crate) mod jobs;
 pub(crate) mod work;
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use tidegate_core::{
     clock::Timestamp,
+    config::Time,
     delivery::Position,
     fault::{Fault, Result},
     limits,
     names::{GroupName, StreamName},
     store::{DeadQuery, DeadReport, DeadState},
 };
+use tidegate_engine::{DESK_NAMES, dead_scope};
+use tidegate_rules::{EVENT_NAMES, Expr};
 use utoipa::{IntoParams, ToSchema};
 
 pub(crate) use self::document::Entry;
@@ -30,6 +35,12 @@ const READ_STEP: usize = 64;
 
 /// Entries of a page when the request does not say.
 const PAGE_DEFAULT: usize = 100;
+
+/// Longest time that one page is looked for.
+const LOOK_TIME: Duration = Duration::from_secs(10);
+
+/// Signatures that a report shows.
+const TOP: usize = 100;
 
 /// Newest entries that a report shows.
 const RECENT: usize = 5;
@@ -78,14 +89,25 @@ pub(crate) struct ListQuery {
     /// Only of this group.
     #[param(value_type = Option<String>)]
     group: Option<GroupName>,
+    /// Only those for which this expression is true; see reprocess for what it sees.
+    #[serde(rename = "where")]
+    #[param(value_type = Option<String>, rename = "where")]
+    filter: Option<Expr>,
+    /// Only those buried longer ago than this, such as `30d`.
+    #[param(value_type = Option<String>)]
+    older: Option<Time>,
     /// Only older than this id.
     #[param(value_type = Option<String>)]
     before: Option<Position>,
+    /// Only newer than this id, and oldest first; `next` then goes into `after`. `0` starts at the oldest.
+    #[param(value_type = Option<String>)]
+    after: Option<Position>,
     /// Most entries, at most 1000; 100 when absent.
     limit: Option<usize>,
 }
 
-/// A page of dead letters, newest first; `next` goes into `before` for the next page, and is null at the end.
+/// A page of dead letters, newest first; `next` goes into `before` for the next page, and is null at the end. With
+/// `where`, a page may be short when many had to be looked at.
 #[derive(Debug, ToSchema)]
 #[expect(dead_code, reason = "the shape of an answer that is written entry by entry")]
 pub(crate) struct Entries {
@@ -107,33 +129,53 @@ pub(crate) async fn list(call: Call) -> Result<Response, Problem> {
         state: query.state.state(),
         group: query.group,
         before: query.before,
+        after: query.after,
+        until: query.older.map(|older| call.api.cx.clock.now().minus(older.get())),
         limit: READ_STEP,
         ..DeadQuery::default()
     };
+    if let Some(filter) = &query.filter {
+        let known: Vec<&str> = EVENT_NAMES.into_iter().chain(DESK_NAMES).collect();
+        filter.require(&known).map_err(|fault| fault.within("where"))?;
+    }
+    let watch = call.api.cx.clock.stopwatch();
     let mut out = b"{\"entries\":[".to_vec();
     let mut taken = 0;
     let next = loop {
-        ask.limit = READ_STEP.min(limit - taken);
+        ask.limit = if query.filter.is_some() { READ_STEP } else { READ_STEP.min(limit - taken) };
         let step = call.api.store.dead_letters(&stream, &ask).await?;
+        let mut is_read = true;
         for dead in step.items {
+            if taken == limit {
+                is_read = false;
+                break;
+            }
+            let place = Some(dead.id);
+            *if query.after.is_some() { &mut ask.after } else { &mut ask.before } = place;
+            if let Some(filter) = &query.filter
+                && !filter.test(&dead_scope(&dead)).map_err(|fault| fault.within("where"))?
+            {
+                continue;
+            }
             if taken > 0 {
                 out.push(b',');
             }
             taken += 1;
-            ask.before = Some(dead.id);
             let entry = Entry::new(dead)?;
             serde_json::to_writer(&mut out, &entry)
                 .map_err(|err| Fault::bug("write a dead letter as JSON").because(err))?;
             if out.len() >= limits::CLAIM_BYTES_MAX {
+                is_read = false;
                 break;
             }
         }
-        if step.next.is_none() && out.len() < limits::CLAIM_BYTES_MAX {
+        if step.next.is_none() && is_read {
             break None;
         }
-        if taken == limit || out.len() >= limits::CLAIM_BYTES_MAX {
-            break ask.before;
+        if taken == limit || !is_read || watch.elapsed() > LOOK_TIME {
+            break if query.after.is_some() { ask.after } else { ask.before };
         }
+        tokio::task::yield_now().await;
     };
     out.extend_from_slice(b"],\"next\":");
     match next {
@@ -165,6 +207,9 @@ pub(crate) async fn show(call: Call) -> Result<Response, Problem> {
 pub(crate) struct ReportQuery {
     /// How far back; 24 when absent, at most 8760.
     hours: Option<usize>,
+    /// Compare with as many hours before.
+    #[serde(default)]
+    compare: bool,
 }
 
 /// Dead letters of a stream in numbers.
@@ -178,7 +223,13 @@ pub(crate) struct Report {
     end_time: Timestamp,
     /// Entries buried in the window, whatever their state now.
     total_failed_messages: u64,
-    /// Of those, by signature, most frequent first.
+    /// With `compare`: entries buried in as many hours before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    previous_total_failed_messages: Option<u64>,
+    /// With `compare`: how many more than before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    change: Option<i64>,
+    /// Of those, by signature, most frequent first, at most 100.
     top_errors: Vec<TopError>,
     /// Of those, by CloudEvents type.
     #[schema(value_type = Object)]
@@ -209,6 +260,9 @@ pub(crate) struct Report {
 pub(crate) struct TopError {
     signature: String,
     count: u64,
+    /// With `compare`: how often before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    previous_count: Option<u64>,
     /// Id of the newest entry with this signature.
     example_id: String,
 }
@@ -245,7 +299,17 @@ pub(crate) async fn report(call: Call) -> Result<Response, Problem> {
     let start = end.minus(Duration::from_secs(3600) * u32::try_from(hours).unwrap_or(u32::MAX));
     let DeadReport { total, states, signatures, kinds, groups, classes, oldest, parked, trend } =
         call.api.store.dead_report(&stream, start, end.plus(Duration::from_millis(1))).await?;
+    let before = if query.compare {
+        let earlier = start.minus(end.since(start));
+        Some(call.api.store.dead_report(&stream, earlier, start).await?)
+    } else {
+        None
+    };
+    let counted: Option<HashMap<&str, u64>> =
+        before.as_ref().map(|before| before.signatures.iter().map(|(text, count, _)| (&**text, *count)).collect());
     json(&Report {
+        previous_total_failed_messages: before.as_ref().map(|before| before.total),
+        change: before.as_ref().map(|before| total as i64 - before.total as i64),
         recent_messages: recent(&call.api, &stream, start).await?,
         stream: stream.into(),
         time_window_hours: hours,
@@ -254,7 +318,9 @@ pub(crate) async fn report(call: Call) -> Result<Response, Problem> {
         total_failed_messages: total,
         top_errors: signatures
             .into_iter()
+            .take(TOP)
             .map(|(signature, count, example)| TopError {
+                previous_count: counted.as_ref().map(|counted| counted.get(&*signature).copied().unwrap_or(0)),
                 signature: signature.to_string(),
                 count,
                 example_id: example.to_string(),

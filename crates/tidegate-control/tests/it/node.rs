@@ -23,7 +23,7 @@ use tidegate_core::{
     service::{Context, Stopper, stop},
     store::{Broker, DedupeWindow, Durability, GroupSpec, OnFailure, Retain, Start, StreamSpec},
 };
-use tidegate_engine::{GroupPolicy, Groups, Modules, Publisher, Supervisor};
+use tidegate_engine::{Desk, GroupPolicy, Groups, Modules, Publisher, Supervisor};
 use tokio::net::TcpListener;
 
 use crate::{
@@ -125,10 +125,12 @@ pub(crate) async fn parts(tokens: Vec<Token>) -> (ControlParts, Arc<Ailing>, Sto
         modules.add_sink(&group, "pull", &stream).await.unwrap();
     }
     let target = TargetName::new("partner").unwrap();
+    let desk = Desk::start(store.clone(), cx.clone(), &supervisor).await.unwrap();
     let intakes = vec![intake(&modules, "shop", "/shop/orders").await];
     let parts = ControlParts {
         store: store.clone(),
         groups,
+        desk,
         publisher,
         modules,
         schemas: std::collections::BTreeMap::new(),

@@ -3,6 +3,7 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test looks for one notice among all")]
 
 mod control;
+mod desk;
 mod duplicates;
 mod faults;
 mod faulty;

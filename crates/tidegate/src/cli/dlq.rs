@@ -1,11 +1,18 @@
 //! `tidegate dlq`: dead letters, and what becomes of them.
 
+mod files;
+mod work;
+
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
+use self::{
+    files::{Export, Import, Purge},
+    work::{Reprocess, judge},
+};
 use super::{Agreed, Asking};
 use crate::{
-    exit::{Exit, Failed},
+    exit::Failed,
     ui::{Column, cell, column, wide},
 };
 
@@ -59,6 +66,28 @@ pub(super) enum Dlq {
         #[command(flatten)]
         agreed: Agreed,
     },
+    /// List jobs on dead letters, newest first.
+    Jobs {
+        /// Only this one.
+        job: Option<String>,
+    },
+    /// End a job on dead letters.
+    Cancel {
+        /// Job.
+        job: String,
+        /// Park again what it reprocessed and no handler has seen yet.
+        #[arg(long)]
+        undo: bool,
+        /// Why.
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// Write dead letters to a file, one JSON document a line, oldest first.
+    Export(Export),
+    /// Take dead letters in from a file; those that are there already are left alone.
+    Import(Import),
+    /// Forget dead letters that are not parked, for good.
+    Purge(Purge),
     /// Count dead letters by what went wrong.
     Report {
         #[command(flatten)]
@@ -84,14 +113,20 @@ pub(super) struct Place {
 #[derive(Debug, Args)]
 pub(super) struct Which {
     /// Dead letters by id; may be given several times.
-    #[arg(long = "id", value_name = "ID", required_unless_present = "all", conflicts_with = "all")]
+    #[arg(long = "id", value_name = "ID", required_unless_present_any = ["all", "filter"], conflicts_with_all = ["all", "filter"])]
     ids: Vec<String>,
+    /// Parked dead letters for which this expression is true, such as `fault.message.contains("timeout")`.
+    #[arg(long = "where", value_name = "EXPRESSION", conflicts_with = "all")]
+    filter: Option<String>,
     /// All parked dead letters.
     #[arg(long)]
     all: bool,
-    /// With --all: only those of this group.
-    #[arg(long, requires = "all")]
+    /// With --all or --where: only those of this group.
+    #[arg(long, conflicts_with = "ids")]
     group: Option<String>,
+    /// With --all or --where: only those buried longer ago than this, such as 12h.
+    #[arg(long, conflicts_with = "ids", value_name = "AGE")]
+    older: Option<String>,
 }
 
 impl Which {
@@ -99,11 +134,15 @@ impl Which {
         let mut members = Map::new();
         if self.all {
             members.insert("all".to_owned(), json!(true));
+        } else if let Some(filter) = &self.filter {
+            members.insert("where".to_owned(), json!(filter));
         } else {
             members.insert("ids".to_owned(), json!(self.ids));
         }
-        if let Some(group) = &self.group {
-            members.insert("group".to_owned(), json!(group));
+        for (name, value) in [("group", &self.group), ("older", &self.older)] {
+            if let Some(value) = value {
+                members.insert(name.to_owned(), json!(value));
+            }
         }
         members
     }
@@ -112,6 +151,7 @@ impl Which {
         match &self.group {
             Some(group) => format!("all parked dead letters of {group} in {stream}"),
             None if self.all => format!("all parked dead letters of {stream}"),
+            None if self.filter.is_some() => format!("parked dead letters of {stream} that match"),
             None => format!("dead letter {} of {stream}", self.ids.join(", ")),
         }
     }
@@ -131,30 +171,12 @@ pub(super) struct List {
     /// Only of this group.
     #[arg(long)]
     group: Option<String>,
+    /// Only those for which this expression is true, such as `fault.class == "timeout"`.
+    #[arg(long = "where", value_name = "EXPRESSION")]
+    filter: Option<String>,
     /// Only older than this id.
     #[arg(long)]
     before: Option<String>,
-}
-
-/// Send dead letters through their group again.
-#[derive(Debug, Args)]
-pub(super) struct Reprocess {
-    #[command(flatten)]
-    place: Place,
-    #[command(flatten)]
-    which: Which,
-    /// Only say what would be done.
-    #[arg(long)]
-    dry_run: bool,
-    /// Also those that were reprocessed already.
-    #[arg(long)]
-    force: bool,
-    /// Go on until none is parked.
-    #[arg(long, conflicts_with_all = ["ids", "dry_run"])]
-    until_empty: bool,
-    /// Why; kept with the dead letter.
-    #[arg(long, default_value = "")]
-    reason: String,
 }
 
 impl Dlq {
@@ -168,6 +190,15 @@ impl Dlq {
                 cx.ui.confirm(agreed.yes, &format!("give up {}", which.in_words(&place.stream)))?;
                 decide(cx, &place.stream, "discard", &which, &note).await
             }
+            Self::Jobs { job } => work::jobs(cx, job.as_deref()).await,
+            Self::Cancel { job, undo, reason } => {
+                let document = json!({ "undo": undo, "reason": reason });
+                cx.ui.record(&cx.node.post(&["v1", "dlq", "jobs", &job, "cancel"], &document).await?);
+                Ok(())
+            }
+            Self::Export(export) => export.run(cx).await,
+            Self::Import(import) => import.run(cx).await,
+            Self::Purge(purge) => purge.run(cx).await,
             Self::Report { place, hours, compare } => report(cx, &place.stream, hours, compare).await,
         }
     }
@@ -177,10 +208,22 @@ impl List {
     async fn run(self, cx: &Asking) -> Result<(), Failed> {
         let count = self.count.to_string();
         let mut query = vec![("limit", count.as_str()), ("state", self.state.as_str())];
-        let given = [("group", &self.group), ("before", &self.before)];
+        let given = [("group", &self.group), ("before", &self.before), ("where", &self.filter)];
         query.extend(given.into_iter().filter_map(|(name, value)| value.as_deref().map(|value| (name, value))));
         let answer = cx.node.get(&["v1", "dlq", &self.place.stream], &query).await?;
-        cx.ui.list(&answer, super::rows(&answer, "entries"), COLUMNS);
+        let rows = super::rows(&answer, "entries");
+        if rows.is_empty() {
+            let state = if self.state == "all" { "" } else { &self.state };
+            cx.ui.line(&format!("no {state} dead letters of {}", self.place.stream).replace("  ", " "));
+        } else {
+            cx.ui.list(&answer, rows, COLUMNS);
+        }
+        if cx.ui.is_json() {
+            if rows.is_empty() {
+                cx.ui.json(&answer);
+            }
+            return Ok(());
+        }
         if let Some(next) = answer.get("next").filter(|next| !next.is_null()) {
             cx.ui.line(&format!("older ones with --before {}", cell(next)));
         }
@@ -213,107 +256,40 @@ async fn inspect(cx: &Asking, stream: &str, id: &str) -> Result<(), Failed> {
 async fn decide(cx: &Asking, stream: &str, verb: &str, which: &Which, note: &str) -> Result<(), Failed> {
     let mut members = which.members();
     members.insert("reason".to_owned(), note.into());
-    let answer = cx.node.post(&["v1", "dlq", stream, verb], &Value::Object(members)).await?;
+    let answer = work::run(cx, stream, verb, &Value::Object(members)).await?;
     cx.ui.record(&answer);
     judge(&answer)
 }
 
 async fn report(cx: &Asking, stream: &str, hours: u32, is_compared: bool) -> Result<(), Failed> {
-    let ask = |hours: u32| async move {
-        cx.node.get(&["v1", "dlq", stream, "report"], &[("hours", &hours.to_string())]).await
-    };
-    let mut answer = ask(hours).await?;
+    let hours = hours.to_string();
+    let mut query = vec![("hours", hours.as_str())];
     if is_compared {
-        let both = ask(hours.saturating_mul(2)).await?;
-        let total = |report: &Value| report.get("total_failed_messages").and_then(Value::as_i64).unwrap_or(0);
-        let (now, before) = (total(&answer), total(&both) - total(&answer));
-        if let Some(members) = answer.as_object_mut() {
-            members.insert("previous_total_failed_messages".to_owned(), before.into());
-            members.insert("change".to_owned(), (now - before).into());
-        }
+        query.push(("compare", "true"));
     }
-    cx.ui.record(&answer);
+    let answer = cx.node.get(&["v1", "dlq", stream, "report"], &query).await?;
+    if cx.ui.is_json() {
+        cx.ui.json(&answer);
+        return Ok(());
+    }
+    let text = |name: &str| cell(answer.get(name).unwrap_or(&Value::Null));
+    cx.ui.line(&format!(
+        "{} dead letters of {stream} in {} hours",
+        text("total_failed_messages"),
+        text("time_window_hours")
+    ));
+    if is_compared {
+        cx.ui.line(&format!("{} in as many hours before: {}", text("previous_total_failed_messages"), text("change")));
+    }
+    cx.ui.line(&format!("oldest that waits: {}", text("oldest")));
+    for name in ["states", "groups", "event_types", "classes", "trend"] {
+        cx.ui.line(&format!("{name}: {}", text(name)));
+    }
+    let mut columns = vec![column("count", "/count")];
+    if is_compared {
+        columns.push(column("before", "/previous_count"));
+    }
+    columns.extend([column("signature", "/signature"), column("example", "/example_id")]);
+    cx.ui.list(&answer, super::rows(&answer, "top_errors"), &columns);
     Ok(())
-}
-
-impl Reprocess {
-    async fn run(self, cx: &Asking) -> Result<(), Failed> {
-        let mut members = self.which.members();
-        members.insert("dry_run".to_owned(), self.dry_run.into());
-        members.insert("force".to_owned(), self.force.into());
-        members.insert("reason".to_owned(), self.reason.as_str().into());
-        let document = Value::Object(members);
-        let mut before = u64::MAX;
-        loop {
-            let answer = cx.node.post(&["v1", "dlq", &self.place.stream, "reprocess"], &document).await?;
-            cx.ui.record(&answer);
-            judge(&answer)?;
-            let matched = count(&answer, "matched");
-            if !self.until_empty || matched == 0 {
-                return Ok(());
-            }
-            // Those that fail again at once are parked again: without this, a target that is still broken would be
-            // asked for ever.
-            if matched >= before {
-                return Err(Failed::new(
-                    Exit::No,
-                    format!("{matched} are parked again: what made them fail still does"),
-                ));
-            }
-            before = matched;
-        }
-    }
-}
-
-fn count(answer: &Value, name: &str) -> u64 {
-    answer.get(name).and_then(Value::as_u64).unwrap_or(0)
-}
-
-/// Tells from what became of each dead letter how the command ends.
-fn judge(answer: &Value) -> Result<(), Failed> {
-    let failed = count(answer, "failed");
-    if failed > 0 {
-        let of = |status: &str, state: Option<&str>| {
-            let results = super::rows(answer, "results").iter();
-            results
-                .filter(|result| result["status"] == status && state.is_none_or(|state| result["state"] == state))
-                .count()
-        };
-        let (missing, already) = (of("missing", None) as u64, of("refused", Some("reprocessed")) as u64);
-        return Err(if already == failed {
-            Failed::new(Exit::Already, format!("{already} reprocessed already; --force does it again"))
-        } else if missing > 0 {
-            Failed::new(Exit::No, format!("{missing} of them do not exist"))
-        } else {
-            Failed::new(Exit::No, format!("{failed} of them are in a state that forbids it"))
-        });
-    }
-    if answer.get("state").and_then(Value::as_str) == Some("stopped") {
-        return Err(Failed::new(
-            Exit::No,
-            "the time of one request is over before all were moved; ask again for the rest",
-        ));
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_exit_code_says_what_became_of_them() {
-        let exit = |failed: u64, results: Value, state: &str| {
-            judge(&json!({ "failed": failed, "results": results, "state": state })).map_err(|failed| failed.exit)
-        };
-        let moved = json!({ "status": "moved" });
-        let missing = json!({ "status": "missing" });
-        let again = json!({ "status": "refused", "state": "reprocessed" });
-        let resolved = json!({ "status": "refused", "state": "resolved" });
-        assert_eq!(exit(0, json!([moved]), "done"), Ok(()));
-        assert_eq!(exit(0, json!([]), "stopped"), Err(Exit::No));
-        assert_eq!(exit(1, json!([moved, again]), "done"), Err(Exit::Already));
-        assert_eq!(exit(2, json!([missing, again]), "done"), Err(Exit::No));
-        assert_eq!(exit(1, json!([resolved]), "done"), Err(Exit::No));
-    }
 }

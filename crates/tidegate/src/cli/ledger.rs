@@ -4,15 +4,50 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::{Agreed, Asking, Because};
-use crate::exit::Failed;
+use crate::{
+    exit::Failed,
+    ui::{Column, column, wide},
+};
+
+const COLUMNS: &[Column] = &[
+    column("group", "/group"),
+    column("stream", "/stream"),
+    column("success", "/success"),
+    column("failure", "/failure"),
+    column("skipped", "/skipped"),
+    column("entries", "/entries"),
+    wide("bytes on disk", "/disk_bytes"),
+    wide("bytes in memory", "/memory_bytes"),
+];
 
 /// The ledger of a group.
 #[derive(Debug, Subcommand)]
 pub(super) enum Ledger {
-    /// Show how much a group remembers, and what that costs.
+    /// Show how much a group remembers and what that costs, or what it remembers of one event.
     Show {
         /// Group.
         group: String,
+        /// CloudEvents `id` of one event.
+        #[arg(long, requires = "source")]
+        id: Option<String>,
+        /// CloudEvents `source` of that event.
+        #[arg(long, requires = "id")]
+        source: Option<String>,
+    },
+    /// Show what each group has done, skipped and failed.
+    Stats,
+    /// Forget what was done long ago; a ledger does so by itself after its `keep`.
+    Cleanup {
+        /// Group; all groups when it is left out.
+        #[arg(long)]
+        group: Option<String>,
+        /// Forget what was done longer ago than so many days.
+        #[arg(long)]
+        days: u32,
+        #[command(flatten)]
+        because: Because,
+        #[command(flatten)]
+        agreed: Agreed,
     },
     /// Forget one event, so that it may run again.
     Forget {
@@ -34,7 +69,33 @@ pub(super) enum Ledger {
 impl Ledger {
     pub(super) async fn run(self, cx: &Asking) -> Result<(), Failed> {
         match self {
-            Self::Show { group } => cx.ui.record(&cx.node.get(&["v1", "ledger", &group], &[]).await?),
+            Self::Show { group, id: Some(id), source: Some(source) } => {
+                let query = [("id", id.as_str()), ("source", source.as_str())];
+                cx.ui.record(&cx.node.get(&["v1", "ledger", &group, "entry"], &query).await?);
+            }
+            Self::Show { group, .. } => cx.ui.record(&cx.node.get(&["v1", "ledger", &group], &[]).await?),
+            Self::Stats => {
+                let answer = cx.node.get(&["v1", "ledger"], &[]).await?;
+                cx.ui.list(&answer, super::rows(&answer, "ledgers"), COLUMNS);
+            }
+            Self::Cleanup { group, days, because, agreed } => {
+                let whose = group.as_deref().unwrap_or("every group");
+                cx.ui.confirm(agreed.yes, &format!("make {whose} forget what was done more than {days} days ago"))?;
+                let groups = match group {
+                    Some(group) => vec![group],
+                    None => {
+                        let answer = cx.node.get(&["v1", "ledger"], &[]).await?;
+                        let rows = super::rows(&answer, "ledgers").iter();
+                        rows.filter_map(|row| row["group"].as_str().map(str::to_owned)).collect()
+                    }
+                };
+                let document = json!({ "older": format!("{days}d"), "reason": because.reason });
+                let mut cleaned = Vec::new();
+                for group in groups {
+                    cleaned.push(cx.node.post(&["v1", "ledger", &group, "cleanup"], &document).await?);
+                }
+                cx.ui.record(&json!({ "ledgers": cleaned }));
+            }
             Self::Forget { group, id, source, because, agreed } => {
                 cx.ui.confirm(agreed.yes, &format!("make group {group} forget that it has done event {id:?}"))?;
                 let document = json!({ "id": id, "source": source, "reason": because.reason });

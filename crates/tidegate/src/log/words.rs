@@ -64,6 +64,7 @@ pub(super) fn rare(notice: &Notice) {
         | Notice::AttemptFailed { .. }
         | Notice::AttemptInterrupted { .. }
         | Notice::Settled { .. }
+        | Notice::DeadReprocessed { .. }
         | Notice::TargetCalled { .. } => {}
         Notice::ListenerBound { .. }
         | Notice::NodeReady { .. }
@@ -87,6 +88,7 @@ pub(super) fn rare(notice: &Notice) {
         | Notice::LeaseLost { .. }
         | Notice::DeadLettered { .. }
         | Notice::DeadMoved { .. }
+        | Notice::DeskJobEnded { .. }
         | Notice::GroupPaused { .. }
         | Notice::GroupResumed { .. }
         | Notice::GroupScaled { .. }
@@ -183,6 +185,9 @@ fn of_the_work(notice: &Notice) {
         }
         Notice::DeadMoved { stream, action, count, by, reason } => {
             info!(notice = name, %stream, action, count, by, reason, "{action} {count} dead letters of {stream}");
+        }
+        Notice::DeskJobEnded { job, stream, state, moved, failed, why } => {
+            info!(notice = name, job, %stream, state, moved, failed, why, "job on dead letters of {stream}: {state}, {moved} moved");
         }
         Notice::GroupPaused { group, by, reason, until } => {
             let until = until.map(|at| at.to_string()).unwrap_or_default();

@@ -39,6 +39,9 @@ pub(crate) struct Entry {
     note: Option<String>,
     /// Who changed its state.
     by: Option<String>,
+    /// The job that changed its state.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    job: Option<String>,
     /// When its state was changed.
     #[schema(value_type = Option<String>, format = DateTime)]
     changed_at: Option<Timestamp>,
@@ -69,9 +72,9 @@ pub(crate) struct EntryAttempt {
 
 impl Entry {
     pub(crate) fn new(dead: DeadLetter) -> Result<Self> {
-        let (at, by, note, to) = match dead.changed {
-            Some(change) => (Some(change.at), Some(change.by), Some(change.note), change.position),
-            None => (None, None, None, None),
+        let (at, by, note, job, to) = match dead.changed {
+            Some(change) => (Some(change.at), Some(change.by), Some(change.note), Some(change.job), change.position),
+            None => (None, None, None, None, None),
         };
         let attempts = dead.attempts.into_iter().map(|attempt| EntryAttempt {
             at: attempt.at,
@@ -97,6 +100,7 @@ impl Entry {
             config: dead.config.to_string(),
             note: note.map(|note| note.to_string()),
             by: by.map(|by| by.to_string()),
+            job: job.filter(|job| !job.is_empty()).map(|job| job.to_string()),
             changed_at: at,
             reprocessed_to: to.map(|position| position.to_string()),
         })

@@ -169,6 +169,10 @@ impl Embedded {
 
 /// Holds a delivery that waits for its first attempt, to settle it without one.
 fn hold(group: &Arc<Group>, inner: &mut GroupInner, seq: u64, commit: &mut Step) -> bool {
+    // While the group is moved to another position, nothing of it is settled.
+    if inner.seeking.is_some() {
+        return false;
+    }
     if seq >= inner.cursor && seq - inner.cursor < RECALL_REACH && seq <= group.stream.last() {
         inner.cover(seq + 1);
     }
