@@ -141,6 +141,10 @@ routes! {
     Post "/v1/groups/{group}/scale" Operator => groups::scale;
     Post "/v1/groups/{group}/seek" Operator => steer::seek;
     Post "/v1/groups/{group}/drain" Operator => steer::drain;
+    Post "/v1/groups/{group}/remove" Operator => steer::remove;
+    Post "/v1/drain" Operator => steer::drain_node;
+    Post "/v1/intake/pause" Operator => steer::pause_intake;
+    Post "/v1/intake/resume" Operator => steer::resume_intake;
     Get  "/v1/targets" Viewer => targets::list;
     Get  "/v1/targets/{target}" Viewer => targets::show;
     Post "/v1/targets/{target}/trip" Operator => targets::trip;

@@ -11,9 +11,9 @@ use tidegate_core::{
     clock::Timestamp,
     guard::{BreakerState, GuardView},
     service::StopPhase,
-    store::{Promises, StoreStatus},
+    store::{Promises, StoreStatus, StreamStatus},
 };
-use tidegate_engine::{Direction, Glance, ModuleState, ModuleView, Pause};
+use tidegate_engine::{Direction, Glance, ModuleState, ModuleView, Pause, WATERMARKS, backlog_percent};
 use utoipa::ToSchema;
 
 use crate::{api::Api, metrics::process::ProcessFacts, system::SystemFacts};
@@ -247,6 +247,16 @@ pub(crate) fn components(api: &Api) -> Vec<Component> {
         health.component(format!("upstream/{}", upstream.name), found, now, Vec::new())
     });
     let upstreams: Vec<Component> = upstreams.collect();
+    let all_streams = seen.iter().flat_map(|seen| &seen.streams).filter(|status| !status.name.is_dead_letters());
+    let streams = all_streams
+        .map(|status| health.component(format!("stream/{}", status.name), stream(status), now, Vec::new()))
+        .collect();
+    let known = api.groups.names();
+    for status in seen.iter().flat_map(|seen| seen.groups.values()).filter(|status| !known.contains(&status.name)) {
+        let cause = format!("it is not in the configuration and holds back retention of {}", status.stream);
+        let found = Found::because(State::Degraded, cause);
+        groups.push(health.component(format!("group/{}", status.name), found, now, Vec::new()));
+    }
     let targets = api.guards.iter().map(|guard| {
         let view = guard.view();
         health.component(format!("target/{}", view.name), target(&view), now, Vec::new())
@@ -268,6 +278,8 @@ pub(crate) fn components(api: &Api) -> Vec<Component> {
         health.component("store".to_owned(), store(&status, now), now, Vec::new()),
         health.parent("services", now, services.collect()),
         health.parent("sources", now, sources.collect()),
+        health.component("intake".to_owned(), intake(api), now, Vec::new()),
+        health.parent("streams", now, streams),
         health.parent("groups", now, groups),
         health.parent("targets", now, targets.collect()),
     ];
@@ -330,6 +342,31 @@ fn store(status: &StoreStatus, now: Timestamp) -> Found {
         return Found::because(State::Degraded, format!("damage was found, see damage: {first} (and {more} more)"));
     }
     Found::healthy()
+}
+
+fn intake(api: &Api) -> Found {
+    match api.publisher.paused() {
+        Some(pause) => {
+            Found::because(State::Paused, format!("paused by {}: {}", pause.by, pause.reason)).since(pause.at)
+        }
+        None => Found::healthy(),
+    }
+}
+
+fn stream(status: &StreamStatus) -> Found {
+    let group = status.slowest.as_ref().map(ToString::to_string).unwrap_or_default();
+    let most = status.max_backlog.unwrap_or(0);
+    match backlog_percent(status).filter(|percent| *percent >= WATERMARKS[0]) {
+        Some(percent) => {
+            let cause = format!("its backlog is at {percent} % of {most}: {} events wait for {group}", status.backlog);
+            Found::because(State::Degraded, cause)
+        }
+        None if status.overdue > 0 => {
+            let cause = format!("it keeps {} events beyond its retention for {group}", status.overdue);
+            Found::because(State::Degraded, cause)
+        }
+        None => Found::healthy(),
+    }
 }
 
 /// Time after which work that nobody outside asks for makes the group ill.
@@ -406,7 +443,10 @@ pub(crate) fn unready(api: &Api) -> Option<String> {
     if api.cx.stop.phase() != StopPhase::Running {
         return Some("the node stops".to_owned());
     }
-    api.store.status().failed.map(|reason| format!("the store failed: {reason}"))
+    if let Some(reason) = api.store.status().failed {
+        return Some(format!("the store failed: {reason}"));
+    }
+    api.publisher.paused().map(|pause| format!("intake is paused by {}: {}", pause.by, pause.reason))
 }
 
 #[cfg(test)]

@@ -56,6 +56,20 @@ notices! {
     Accepted = "message.accepted" { stream: StreamName, count: u64, duplicates: u64 }
     /// A publish was refused.
     Refused = "message.refused" { stream: StreamName, reason: String }
+    /// The oldest events of a full stream made room for new ones; each is counted as dropped.
+    Shed = "message.shed" { stream: StreamName, count: u64 }
+    /// The backlog of a stream has reached a part of what it may hold.
+    BacklogHigh = "stream.backlog_high" { stream: StreamName, group: Option<GroupName>, percent: u64, backlog: u64, most: u64 }
+    /// The backlog of a stream has fallen again.
+    BacklogEased = "stream.backlog_eased" { stream: StreamName, backlog: u64, most: u64 }
+    /// Events stay beyond the bounds of retention, because a group has not looked at them.
+    RetentionHeld = "stream.retention_held" { stream: StreamName, group: Option<GroupName>, events: u64 }
+    /// No events are taken from sources that can refuse.
+    IntakePaused = "intake.paused" { by: String, reason: String, until: Option<Timestamp> }
+    /// Events are taken again.
+    IntakeResumed = "intake.resumed" { by: String }
+    /// A group was removed; it no longer holds back retention.
+    GroupRemoved = "group.removed" { group: GroupName, by: String, reason: String }
     /// Deliveries were lent; duplicates and expired ones were settled on the way.
     Claimed = "group.claimed" { group: GroupName, count: u64, duplicates: u64, expired: u64 }
     /// A handler started on a delivery.
@@ -157,6 +171,7 @@ told! {
     Position: |position| position.to_string();
     FaultClass: |class| class.as_str();
     GroupName: |name| name.as_str();
+    Option<GroupName>: |name| name.as_ref().map(ToString::to_string);
     StreamName: |name| name.as_str();
     TargetName: |name| name.as_str();
     ModuleName: |name| name.as_str();

@@ -244,6 +244,14 @@ pub struct StreamStatus {
     pub duplicates: u64,
     /// Positions lost to corruption of the store.
     pub quarantined: u64,
+    /// Unsettled events of the slowest group that publishers wait for.
+    pub backlog: u64,
+    /// Most of them before publishes are refused.
+    pub max_backlog: Option<u64>,
+    /// Events beyond the bounds of retention that stay because a group has not looked at them.
+    pub overdue: u64,
+    /// The group that has come least far.
+    pub slowest: Option<GroupName>,
     /// Groups that read it.
     pub groups: Vec<GroupName>,
 }
@@ -376,6 +384,10 @@ pub trait Broker: Send + Sync {
 
     /// Appends events, all or none; returns when they are durable as their stream promises, in input order.
     async fn append(&self, stream: &StreamName, events: Vec<Event>) -> Result<Vec<Appended>>;
+
+    /// Drops the oldest unsettled events that nobody works on, so that so many more fit the backlog of the stream; each
+    /// is counted as dropped. Returns how many.
+    async fn shed(&self, stream: &StreamName, room: u64) -> Result<u64>;
 
     /// Reads events from a position on.
     async fn read(&self, stream: &StreamName, from: Position, max: usize) -> Result<Page<Stored>>;

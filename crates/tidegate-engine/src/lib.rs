@@ -11,6 +11,7 @@ mod node;
 mod publisher;
 mod supervisor;
 mod task;
+mod watermark;
 
 pub use self::{
     desk::{Became, DESK_NAMES, Desk, JobAsk, JobProgress, JobState, JobVerb, JobView, Patch, dead_scope},
@@ -19,7 +20,8 @@ pub use self::{
     keeper::GuardKeeper,
     modules::{Direction, Entrance, ModuleState, ModuleView, Modules},
     node::{Drained, Node},
-    publisher::Publisher,
+    publisher::{OnFull, Publisher},
     supervisor::{Progress, Pulse, ServiceView, Supervisor},
     task::{Nudge, Task, TaskRunner, TaskView, Upkeep},
+    watermark::{WATERMARKS, Watermarks, backlog_percent},
 };

@@ -22,6 +22,7 @@ mod seek;
 mod seen;
 mod segment;
 mod settle;
+mod shed;
 mod state;
 mod stats;
 mod status;

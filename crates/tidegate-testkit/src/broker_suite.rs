@@ -73,6 +73,7 @@ cases! {
         large_events_and_batches_fit, the_largest_batch_is_whole_or_refused, answers_belong_to_their_events,
         a_repeat_gets_the_first_position, a_repeat_inside_a_batch_is_a_repeat, the_window_ends,
         the_window_holds_its_entries, a_window_may_have_a_key_of_its_own, a_key_of_its_own_outlives_a_restart: Durable, without_a_window_repeats_are_events, a_full_backlog_refuses_and_recovers,
+        shedding_drops_the_oldest_and_counts_it,
     }
     read { pages_follow_each_other, the_end_is_empty, a_page_has_a_limit }
     claim {
@@ -131,7 +132,7 @@ cases! {
     }
     retention {
         a_bound_on_count_holds, a_bound_on_bytes_holds, a_bound_on_age_holds, without_bounds_everything_stays,
-        unsettled_events_are_never_removed, one_straggler_outlives_its_neighbours, what_the_stream_drops_is_counted,
+        unsettled_events_are_never_removed, what_is_kept_for_a_group_is_told, one_straggler_outlives_its_neighbours, what_the_stream_drops_is_counted,
         nobody_reads_and_bounds_hold_all_the_same, a_removed_group_holds_nothing_back, bounds_can_be_changed,
         space_comes_back,
     }

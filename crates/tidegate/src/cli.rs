@@ -112,6 +112,11 @@ enum Command {
     /// Look at groups, pause, resume, scale, seek and drain them.
     #[command(subcommand)]
     Group(group::Group),
+    /// Let all groups finish what is there, then pause; exit code 1 when the time is over before that.
+    Drain(steer::Drain),
+    /// Pause and resume the intake of events.
+    #[command(subcommand)]
+    Ingest(steer::Ingest),
     /// Look at dead letters and decide what becomes of them.
     #[command(subcommand)]
     Dlq(dlq::Dlq),
@@ -183,6 +188,8 @@ fn dispatch(command: Command, global: &Global, ui: Ui) -> Result<(), Failed> {
         Command::Stream(stream) => wait(stream.run(&ask()?)),
         Command::Schema(schema) => wait(schema.run(&ask()?)),
         Command::Group(group) => wait(group.run(&ask()?)),
+        Command::Drain(drain) => wait(drain.run_all(&ask()?)),
+        Command::Ingest(ingest) => wait(ingest.run(&ask()?)),
         Command::Dlq(dlq) => wait(dlq.run(&ask()?)),
         Command::Ledger(ledger) => wait(ledger.run(&ask()?)),
         Command::Audit(audit) => wait(audit.run(&ask()?)),

@@ -25,7 +25,7 @@ use tidegate_core::{
     service::{self, Context, Stopper},
     store::{GroupSpec, Store},
 };
-use tidegate_engine::{self as engine, Desk, GroupPolicy, Groups, GuardKeeper, Modules};
+use tidegate_engine::{self as engine, Desk, GroupPolicy, Groups, GuardKeeper, Modules, TaskRunner, Watermarks};
 use tidegate_modules::{HttpClient, OpenSource, SinkParts, SourceParts};
 use tidegate_rules::Schema;
 use tokio::net::TcpListener;
@@ -38,6 +38,8 @@ use crate::{
 
 /// Running attempts that are named at a stop that is not clean.
 const STILL_RUNNING_SHOWN: usize = 20;
+/// Time between two looks at how full the streams are.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// Longest probe of one sink.
 const PROBE: Duration = Duration::from_secs(10);
 
@@ -115,6 +117,12 @@ impl Node {
             groups.add(&settings.spec(name, mark_claims), policy, handler).await?;
             modules.add_sink(name, settings.sink.kind(), &settings.from).await?;
         }
+        for (name, stream) in &config.streams {
+            inner.publisher.set_on_full(name.clone(), stream.on_full.policy());
+        }
+        inner.publisher.restore().await?;
+        // Kept by the supervisor.
+        drop(TaskRunner::start(Watermarks::new(store.clone(), WATCH_EVERY), supervisor));
         let intakes = open_sources(config, groups, modules, cx).await?;
         let desk = Desk::start(store.clone(), cx.clone(), supervisor).await?;
         let control = Control::new(ControlParts {

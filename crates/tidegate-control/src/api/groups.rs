@@ -23,6 +23,17 @@ use crate::{
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Groups {
     groups: Vec<Group>,
+    /// Groups that the configuration no longer names: they hold back retention until they are removed.
+    unconfigured: Vec<Unconfigured>,
+}
+
+/// A group that nobody runs.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Unconfigured {
+    name: String,
+    stream: String,
+    /// Events that it has not settled.
+    unsettled: u64,
 }
 
 /// A group.
@@ -229,7 +240,14 @@ pub(crate) async fn list(call: Call) -> Result<Response, Problem> {
     for name in call.api.groups.names() {
         groups.push(call.api.groups.view(&name).await?.into());
     }
-    json(&Groups { groups })
+    let known = call.api.groups.names();
+    let all = call.api.store.groups().await?;
+    let unknown = all.into_iter().filter(|status| !known.contains(&status.name)).map(|status| Unconfigured {
+        unsettled: status.waiting + status.scheduled + status.in_flight,
+        name: status.name.into(),
+        stream: status.stream.into(),
+    });
+    json(&Groups { groups, unconfigured: unknown.collect() })
 }
 
 #[utoipa::path(

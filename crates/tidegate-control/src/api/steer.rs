@@ -5,13 +5,15 @@ use std::time::Duration;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use tidegate_core::{
+    clock::Timestamp,
     config::{RateText, Time},
     fault::{Fault, Result},
     guard::Rate,
     limits,
+    notice::Notice,
     seek::SeekTo,
 };
-use tidegate_engine::SeekAsk as EngineAsk;
+use tidegate_engine::{Pause, SeekAsk as EngineAsk};
 use utoipa::ToSchema;
 
 use super::groups::done;
@@ -179,4 +181,137 @@ pub(crate) async fn drain(mut call: Call) -> Result<Response, Problem> {
     let until = call.api.cx.clock.now().plus(ask.timeout()?);
     call.api.groups.drain(&group, &call.actor.name, &ask.reason, until).await?;
     done(&call, &group, "group.drain", "draining", &ask.reason).await
+}
+
+/// Why and for how long no events are taken.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct IntakeAsk {
+    /// Why.
+    reason: String,
+    /// When it goes on by itself; when somebody resumes it, when absent.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    until: Option<Timestamp>,
+}
+
+/// What was done to the intake.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct IntakeAction {
+    /// Id of this action.
+    action: String,
+    /// `paused` or `resumed`.
+    result: &'static str,
+}
+
+#[utoipa::path(
+    post, path = "/v1/intake/pause", tag = "node", operation_id = "intake_pause",
+    summary = "Take no events from sources that can refuse",
+    description = "They are answered 503; the node is not ready meanwhile. Sources that cannot refuse go on storing, and \
+        groups go on with what is there. The pause outlives the node.",
+    request_body = IntakeAsk,
+    responses((status = 200, description = "It is paused.", body = IntakeAction))
+)]
+pub(crate) async fn pause_intake(mut call: Call) -> Result<Response, Problem> {
+    let body = call.json_body().await?;
+    let ask: IntakeAsk = parse(&body)?;
+    let at = call.api.cx.clock.now();
+    if let Some(until) = ask.until.filter(|until| *until <= at) {
+        return Err(Fault::invalid(format!("until {until} has passed already")).into());
+    }
+    let (by, reason) = (call.actor.name.to_string(), ask.reason.clone());
+    call.api.publisher.pause(Pause { by, reason, at, until: ask.until, disabled: false }).await?;
+    json(&IntakeAction { action: call.action("intake.pause", "intake", &ask.reason), result: "paused" })
+}
+
+#[utoipa::path(
+    post, path = "/v1/intake/resume", tag = "node", operation_id = "intake_resume",
+    summary = "Take events again",
+    request_body = IntakeAsk,
+    responses((status = 200, description = "They are taken.", body = IntakeAction))
+)]
+pub(crate) async fn resume_intake(mut call: Call) -> Result<Response, Problem> {
+    let body = call.json_body().await?;
+    let ask: IntakeAsk = parse(&body)?;
+    call.api.publisher.resume(&call.actor.name).await?;
+    json(&IntakeAction { action: call.action("intake.resume", "intake", &ask.reason), result: "resumed" })
+}
+
+/// What became of each group of a node that drains.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct NodeDrain {
+    /// Id of this action.
+    action: String,
+    /// Groups that finish what is there.
+    draining: Vec<String>,
+    /// Groups that were paused already.
+    paused: Vec<String>,
+}
+
+#[utoipa::path(
+    post, path = "/v1/drain", tag = "node", operation_id = "node_drain",
+    summary = "Let all groups finish what is there, and pause then",
+    description = "Groups that are paused stay so. Events are taken and stored meanwhile, unless the intake is paused too.",
+    request_body = DrainAsk,
+    responses((status = 200, description = "They drain.", body = NodeDrain))
+)]
+pub(crate) async fn drain_node(mut call: Call) -> Result<Response, Problem> {
+    let body = call.json_body().await?;
+    let ask: DrainAsk = parse(&body)?;
+    let until = call.api.cx.clock.now().plus(ask.timeout()?);
+    let (mut draining, mut paused) = (Vec::new(), Vec::new());
+    for group in call.api.groups.names() {
+        if call.api.groups.view(&group).await?.paused.is_some() {
+            paused.push(group.into());
+        } else {
+            call.api.groups.drain(&group, &call.actor.name, &ask.reason, until).await?;
+            draining.push(group.into());
+        }
+    }
+    json(&NodeDrain { action: call.action("node.drain", "node", &ask.reason), draining, paused })
+}
+
+/// Why a group is removed.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RemoveAsk {
+    /// Why.
+    reason: String,
+}
+
+/// A group that was removed.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Removed {
+    /// Id of this action.
+    action: String,
+    /// Always `removed`.
+    result: &'static str,
+    group: String,
+    /// Events that it had not settled.
+    unsettled: u64,
+}
+
+#[utoipa::path(
+    post, path = "/v1/groups/{group}/remove", tag = "groups", operation_id = "groups_remove",
+    summary = "Forget a group that the configuration no longer names",
+    description = "Its progress and its ledger are gone, and it no longer holds back retention. A group that is in the \
+        configuration is answered with 409.",
+    params(("group" = String, Path, description = "Name of the group.")),
+    request_body = RemoveAsk,
+    responses((status = 200, description = "It is gone.", body = Removed))
+)]
+pub(crate) async fn remove(mut call: Call) -> Result<Response, Problem> {
+    let group = call.group()?;
+    let body = call.json_body().await?;
+    let ask: RemoveAsk = parse(&body)?;
+    if call.api.groups.names().contains(&group) {
+        let note = format!("group {group} is in the configuration; take it out there first");
+        return Err(Fault::conflict(note).into());
+    }
+    let status = call.api.store.group(&group).await?;
+    call.api.store.remove_group(&group).await?;
+    let (by, reason) = (call.actor.name.to_string(), ask.reason.clone());
+    call.api.cx.notices.emit(&Notice::GroupRemoved { group: group.clone(), by, reason });
+    let unsettled = status.waiting + status.scheduled + status.in_flight;
+    let action = call.action("group.remove", group.as_str(), &ask.reason);
+    json(&Removed { action, result: "removed", group: group.into(), unsettled })
 }

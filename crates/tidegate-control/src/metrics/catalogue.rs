@@ -53,6 +53,12 @@ catalogue! {
     MESSAGES_SETTLED: Counter "tidegate_messages_settled_total" ["group", "outcome"] "Deliveries settled by a group since the start.";
     ATTEMPTS: Counter "tidegate_attempts_total" ["group", "result", "class"] "Attempts that ended since the start, by result and class of fault.";
     GROUP_MESSAGES: Gauge "tidegate_group_messages" ["group", "state"] "Events of a group that are not settled, by state.";
+    MESSAGES_DROPPED: Counter "tidegate_messages_dropped_total" ["group"] "Events removed by policy, or lost to damage, before the group had settled them.";
+    STREAM_BACKLOG: Gauge "tidegate_stream_backlog" ["stream"] "Unsettled events of the slowest group of a stream.";
+    STREAM_BACKLOG_RATIO: Gauge "tidegate_stream_backlog_ratio" ["stream"] "The backlog of a stream as a part of its `max_backlog`; 0 without a bound.";
+    STREAM_EVENTS: Gauge "tidegate_stream_events" ["stream"] "Events that a stream keeps.";
+    STREAM_OVERDUE: Gauge "tidegate_stream_overdue" ["stream"] "Events beyond the bounds of retention that stay because a group has not looked at them.";
+    INTAKE_PAUSED: Gauge "tidegate_intake_paused" [] "1 while no events are taken from sources that can refuse.";
     GROUP_OLDEST_WAITING: Gauge "tidegate_group_oldest_waiting_age_seconds" ["group"] "Age of the oldest event that may run now; 0 when there is none.";
     QUEUE_LATENCY: Histogram "tidegate_queue_latency_seconds" ["group"] "Time from accept, or from when it was due, to the start of the handler.";
     HANDLER_DURATION: Histogram "tidegate_handler_duration_seconds" ["group"] "Time that handlers took.";

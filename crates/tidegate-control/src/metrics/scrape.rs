@@ -52,6 +52,24 @@ async fn streams(api: &Api, groups: &[GroupStatus], page: &mut Page) -> Result<(
     for stream in &streams {
         family.sample(&[stream.name.as_str()], stream.duplicates);
     }
+    let mut family = page.family(&catalogue::STREAM_EVENTS);
+    for stream in &streams {
+        family.sample(&[stream.name.as_str()], stream.count);
+    }
+    let mut family = page.family(&catalogue::STREAM_BACKLOG);
+    for stream in &streams {
+        family.sample(&[stream.name.as_str()], stream.backlog);
+    }
+    let mut family = page.family(&catalogue::STREAM_BACKLOG_RATIO);
+    for stream in &streams {
+        let ratio = stream.max_backlog.map_or(0.0, |most| stream.backlog as f64 / most.max(1) as f64);
+        family.sample(&[stream.name.as_str()], ratio);
+    }
+    let mut family = page.family(&catalogue::STREAM_OVERDUE);
+    for stream in &streams {
+        family.sample(&[stream.name.as_str()], stream.overdue);
+    }
+    page.family(&catalogue::INTAKE_PAUSED).sample(&[], u8::from(api.publisher.paused().is_some()));
     let mut family = page.family(&catalogue::DEAD_LETTERS);
     for group in groups {
         family.sample(&[group.stream.as_str(), group.name.as_str()], group.parked);
@@ -66,6 +84,10 @@ fn groups(groups: &[GroupStatus], page: &mut Page) {
         family.sample(&[name, "waiting"], group.waiting);
         family.sample(&[name, "scheduled"], group.scheduled);
         family.sample(&[name, "in_flight"], group.in_flight);
+    }
+    let mut family = page.family(&catalogue::MESSAGES_DROPPED);
+    for group in groups {
+        family.sample(&[group.name.as_str()], group.dropped);
     }
     let mut family = page.family(&catalogue::GROUP_OLDEST_WAITING);
     for group in groups {

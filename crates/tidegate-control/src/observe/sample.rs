@@ -6,7 +6,7 @@ use tidegate_core::{
     clock::Timestamp,
     fault::Result,
     names::{GroupName, TargetName},
-    store::GroupStatus,
+    store::{GroupStatus, StreamStatus},
 };
 
 use crate::{
@@ -31,6 +31,7 @@ pub(crate) struct Counted {
 pub(crate) struct Sample {
     pub(crate) at: Timestamp,
     pub(crate) groups: BTreeMap<GroupName, GroupStatus>,
+    pub(crate) streams: Vec<StreamStatus>,
     pub(crate) counted: BTreeMap<GroupName, Counted>,
     /// Waits before calls.
     pub(crate) waits: BTreeMap<TargetName, Counts>,
@@ -47,6 +48,7 @@ impl Sample {
         Ok(Self {
             at: api.cx.clock.now(),
             groups: groups.into_iter().map(|group| (group.name.clone(), group)).collect(),
+            streams: api.store.streams().await?,
             counted,
             waits,
             process: ProcessFacts::read(),

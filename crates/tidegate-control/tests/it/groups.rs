@@ -116,6 +116,50 @@ async fn a_group_is_sought_and_drained() {
 }
 
 #[tokio::test]
+async fn the_intake_is_paused_and_the_node_is_not_ready_meanwhile() {
+    let node = Node::start().await;
+    node.publish(&["a"]).await;
+    let paused = node.post("/v1/intake/pause", json!({ "reason": "flood" })).await.good();
+    assert_eq!(paused["result"], "paused");
+    node.get("/readyz").await.problem(503, "unavailable");
+    let refused = node.post("/v1/streams/orders/events", json!({})).await;
+    refused.problem(503, "unavailable");
+    assert_eq!(node.claim(5).await.len(), 1, "what is there is worked on");
+    let health = node.get("/health/detailed").await.good();
+    let parts = health["components"].as_array().unwrap();
+    let intake = parts.iter().find(|part| part["component"] == "intake").unwrap();
+    assert_eq!((&intake["state"], &health["status"]), (&json!("paused"), &json!("healthy")));
+    node.post("/v1/intake/resume", json!({})).await.good();
+    node.get("/readyz").await.good();
+    node.publish(&["b"]).await;
+}
+
+#[tokio::test]
+async fn a_node_drains_all_its_groups() {
+    let node = Node::start().await;
+    node.post("/v1/groups/inside/pause", json!({})).await.good();
+    let drained = node.post("/v1/drain", json!({ "timeout": "20s" })).await.good();
+    assert_eq!((&drained["draining"], &drained["paused"]), (&json!(["deliver"]), &json!(["inside"])));
+}
+
+#[tokio::test]
+async fn a_group_that_nobody_runs_is_shown_and_removed() {
+    use tidegate_core::store::Broker as _;
+    let node = Node::start().await;
+    let name = tidegate_core::names::GroupName::new("gone").unwrap();
+    let spec = tidegate_core::store::GroupSpec::new(name, tidegate_core::names::StreamName::new("orders").unwrap());
+    node.store.declare_group(&spec).await.unwrap();
+    node.publish(&["a"]).await;
+    let listed = node.get("/v1/groups").await.good();
+    assert_eq!(listed["unconfigured"], json!([{ "name": "gone", "stream": "orders", "unsettled": 1 }]));
+    let removed = node.post("/v1/groups/gone/remove", json!({ "reason": "renamed" })).await.good();
+    assert_eq!((&removed["result"], &removed["unsettled"]), (&json!("removed"), &json!(1)));
+    assert_eq!(node.get("/v1/groups").await.good()["unconfigured"], json!([]));
+    node.post("/v1/groups/deliver/remove", json!({})).await.problem(409, "conflict");
+    node.post("/v1/groups/gone/remove", json!({})).await.problem(404, "missing");
+}
+
+#[tokio::test]
 async fn a_target_is_tripped_reset_and_limited() {
     let node = Node::start().await;
     let target = node.get("/v1/targets/partner").await.good();

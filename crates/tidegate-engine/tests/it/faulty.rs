@@ -130,6 +130,10 @@ impl Broker for Wrapped {
         self.inner.append(stream, events).await
     }
 
+    async fn shed(&self, stream: &StreamName, room: u64) -> Result<u64> {
+        self.inner.shed(stream, room).await
+    }
+
     async fn read(&self, stream: &StreamName, from: Position, max: usize) -> Result<Page<Stored>> {
         self.inner.read(stream, from, max).await
     }

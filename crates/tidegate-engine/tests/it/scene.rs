@@ -233,6 +233,13 @@ impl Scene {
         self.publisher.publish(&stream("orders"), events.into_iter().collect()).await.unwrap();
     }
 
+    pub(crate) fn context(&self) -> Context {
+        let (stopper, stop) = stop();
+        // It lives as long as the test: a stopper that is gone is an abort.
+        std::mem::forget(stopper);
+        Context { clock: self.world.clock.clone(), stop, notices: self.notices.clone() }
+    }
+
     pub(crate) fn guard(&self, name: &str, policy: GuardPolicy) -> Arc<Guard> {
         Guard::new(TargetName::new(name).unwrap(), policy, self.world.clock.clone(), self.notices.clone())
     }

@@ -83,7 +83,7 @@ impl Embedded {
     fn refuse_backlog(&self, stream: &Stream, count: usize) -> Result<()> {
         let Some(most) = stream.spec.read().max_backlog else { return Ok(()) };
         for group in stream.groups.read().iter() {
-            let backlog = (stream.last() + 1).saturating_sub(group.passed.load(Ordering::Acquire));
+            let backlog = group.backlog(stream.last());
             if backlog + count as u64 > most {
                 let rate = group.drain.lock().per_second.max(0.1);
                 let seconds = (((backlog + count as u64 - most) as f64) / rate).clamp(1.0, 60.0);
@@ -271,6 +271,10 @@ impl Broker for Embedded {
             push_event(&mut step, &stream, event, fingerprint);
         }
         self.commit(step).await
+    }
+
+    async fn shed(&self, stream: &StreamName, room: u64) -> Result<u64> {
+        self.make_room(&*self.state.stream(stream)?, room).await
     }
 
     async fn read(&self, stream: &StreamName, from: Position, max: usize) -> Result<Page<Stored>> {

@@ -197,6 +197,11 @@ impl Group {
         }
     }
 
+    /// Returns how many events wait for it that publishers wait for too.
+    pub(crate) fn backlog(&self, last: u64) -> u64 {
+        (last + 1).saturating_sub(self.passed.load(Ordering::Acquire))
+    }
+
     /// Shows to publishers how much is settled; called when that has changed.
     pub(crate) fn show_passed(&self, inner: &GroupInner) {
         let from = inner.cursor.max(inner.high);

@@ -21,6 +21,7 @@ impl Embedded {
     }
 
     pub(crate) fn stream_status(&self, stream: &Stream) -> StreamStatus {
+        let groups: Vec<Arc<Group>> = stream.groups.read().iter().map(Arc::clone).collect();
         let inner = stream.inner.lock();
         let (first, last) = (stream.first(), stream.last());
         let (kept, from) = match &inner.dead {
@@ -46,7 +47,11 @@ impl Embedded {
             accepted: last,
             duplicates: stream.duplicates.load(Ordering::Relaxed),
             quarantined: inner.quarantined,
-            groups: stream.groups.read().iter().map(|group| group.name.clone()).collect(),
+            backlog: groups.iter().map(|group| group.backlog(last)).max().unwrap_or(0),
+            max_backlog: stream.spec.read().max_backlog,
+            overdue: stream.overdue.load(Ordering::Relaxed),
+            slowest: groups.iter().max_by_key(|group| group.backlog(last)).map(|group| group.name.clone()),
+            groups: groups.iter().map(|group| group.name.clone()).collect(),
         }
     }
 

@@ -112,6 +112,8 @@ pub(crate) struct Stream {
     pub(crate) first: AtomicU64,
     pub(crate) groups: RwLock<Vec<Arc<Group>>>,
     pub(crate) duplicates: AtomicU64,
+    /// Events beyond the bounds of retention that stay because a group has not looked at them.
+    pub(crate) overdue: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -172,6 +174,7 @@ impl Stream {
             first: AtomicU64::new(1),
             groups: RwLock::default(),
             duplicates: AtomicU64::new(0),
+            overdue: AtomicU64::new(0),
         }
     }
 

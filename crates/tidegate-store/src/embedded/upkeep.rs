@@ -197,6 +197,7 @@ impl Upkeep {
             let groups = stream.groups.read();
             let floor = groups.iter().map(|group| group.inner.lock().floor()).min().unwrap_or(u64::MAX);
             stream.first.fetch_max(wanted.min(floor).min(stream.last() + 1), Ordering::AcqRel);
+            stream.overdue.store(wanted.saturating_sub(stream.first()), Ordering::Relaxed);
         }
     }
 

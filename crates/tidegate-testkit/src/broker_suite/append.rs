@@ -8,7 +8,7 @@ use tidegate_core::{
     delivery::Position,
     event::{Attribute, Data, Event},
     fault::FaultKind,
-    store::{Appended, Broker as _, DedupeWindow},
+    store::{Appended, Broker as _, DedupeWindow, StreamSpec},
 };
 
 use super::case::{Case, GROUP, STREAM, event, group_name, ids, stream_name, stream_spec};
@@ -266,4 +266,24 @@ pub(super) async fn a_key_of_its_own_outlives_a_restart(mut case: Case) {
     assert!(!frame(&case, "3", "front", 8).await);
     case.restart().await;
     assert!(frame(&case, "4", "front", 7).await && frame(&case, "5", "front", 8).await, "after a restart");
+}
+
+pub(super) async fn shedding_drops_the_oldest_and_counts_it(mut case: Case) {
+    case.declare_stream(&StreamSpec { max_backlog: Some(4), ..stream_spec(STREAM) }).await;
+    case.group(GROUP, STREAM).await;
+    case.publish_ids(&["1", "2", "3", "4"]).await;
+    assert_eq!(case.store.shed(&stream_name(STREAM), 0).await.unwrap(), 0, "nothing is too much yet");
+    let lent = case.claim_one("1").await;
+    assert_eq!(case.store.shed(&stream_name(STREAM), 2).await.unwrap(), 2);
+    case.publish_ids(&["5", "6"]).await;
+    let status = case.status().await;
+    assert_eq!((status.accepted, status.dropped, status.waiting, status.in_flight), (6, 2, 3, 1));
+    case.settle(&lent, super::case::DONE).await;
+    if case.store.promises().durable {
+        case.kill().await;
+    }
+    let left = case.claim(10).await;
+    assert_eq!(super::case::ids(&left), ["4", "5", "6"]);
+    case.done(&left).await;
+    assert_eq!(case.status().await.dropped, 2);
 }

@@ -137,6 +137,12 @@ impl Broker for Audited {
         answer
     }
 
+    async fn shed(&self, stream: &StreamName, room: u64) -> Result<u64> {
+        let answer = self.store().shed(stream, room).await;
+        self.audit("shed").await;
+        answer
+    }
+
     async fn read(&self, stream: &StreamName, from: Position, max: usize) -> Result<Page<Stored>> {
         self.store().read(stream, from, max).await
     }

@@ -247,3 +247,15 @@ pub(super) async fn space_comes_back(case: Case) {
     let little = async || total(&case) <= largest + largest / 2;
     case.upkeep_until(&format!("at most half more than {largest} bytes"), little).await;
 }
+
+pub(super) async fn what_is_kept_for_a_group_is_told(case: Case) {
+    set(&case, Retain { count: Some(10), ..Retain::default() }).await;
+    publish(&case, 30).await;
+    case.upkeep_until("twenty events too many", async || case.stream_status(STREAM).await.overdue == 20).await;
+    let status = case.stream_status(STREAM).await;
+    assert_eq!((status.count, status.backlog, status.slowest), (30, 30, Some(group_name(GROUP))));
+    assert_eq!(case.status().await.dropped, 0);
+    settle_all(&case).await;
+    upkeep_to(&case, 10).await;
+    assert_eq!(case.stream_status(STREAM).await.overdue, 0);
+}

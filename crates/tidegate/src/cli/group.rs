@@ -4,7 +4,7 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::{
-    Asking, Because, instant,
+    Agreed, Asking, Because, instant,
     steer::{Drain, Seek},
 };
 use crate::{
@@ -73,6 +73,15 @@ pub(super) enum Group {
         #[command(flatten)]
         seek: Seek,
     },
+    /// Forget a group that the configuration no longer names; it holds back retention until then.
+    Remove {
+        /// Group.
+        name: String,
+        #[command(flatten)]
+        because: Because,
+        #[command(flatten)]
+        agreed: Agreed,
+    },
     /// Finish what is there, then take no new work; exit code 1 when the time is over before that.
     Drain {
         /// Group.
@@ -101,6 +110,10 @@ impl Group {
                     document["until"] = until.into();
                 }
                 (name, "pause", document)
+            }
+            Self::Remove { name, because, agreed } => {
+                cx.ui.confirm(agreed.yes, &format!("forget group {name}, its progress and its ledger"))?;
+                (name, "remove", json!({ "reason": because.reason }))
             }
             Self::Seek { name, seek } => return seek.run(cx, &name).await,
             Self::Drain { name, drain } => return drain.run(cx, &name).await,

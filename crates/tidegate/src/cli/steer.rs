@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use tidegate_core::{
     clock::Clock,
@@ -110,6 +110,64 @@ impl Drain {
                     return Err(Failed::new(Exit::No, format!("{group} is not drained: {left} wait or are in flight")));
                 }
                 return Ok(());
+            }
+            clock.sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
+/// Taking events in.
+#[derive(Debug, Subcommand)]
+pub(super) enum Ingest {
+    /// Refuse what sources that can refuse bring; the others go on storing.
+    Pause {
+        #[command(flatten)]
+        because: Because,
+        /// When it goes on by itself: an instant, or a duration such as 30m.
+        #[arg(long, value_parser = super::instant)]
+        until: Option<String>,
+    },
+    /// Take events again.
+    Resume {
+        #[command(flatten)]
+        because: Because,
+    },
+}
+
+impl Ingest {
+    pub(super) async fn run(self, cx: &Asking) -> Result<(), Failed> {
+        let (verb, document) = match self {
+            Self::Pause { because, until } => ("pause", json!({ "reason": because.reason, "until": until })),
+            Self::Resume { because } => ("resume", json!({ "reason": because.reason })),
+        };
+        cx.ui.record(&cx.node.post(&["v1", "intake", verb], &document).await?);
+        Ok(())
+    }
+}
+
+impl Drain {
+    /// Drains all groups.
+    pub(super) async fn run_all(self, cx: &Asking) -> Result<(), Failed> {
+        let document = json!({ "timeout": self.timeout.to_string(), "reason": self.because.reason });
+        let answer = cx.node.post(&["v1", "drain"], &document).await?;
+        if self.no_wait {
+            cx.ui.record(&answer);
+            return Ok(());
+        }
+        let clock = Clock::real();
+        loop {
+            let now = cx.node.get(&["v1", "groups"], &[]).await?;
+            let groups = super::rows(&now, "groups");
+            let late = |group: &&Value| {
+                group["paused"]["reason"].as_str().is_some_and(|why| why.starts_with("drained until its deadline"))
+            };
+            if groups.iter().all(|group| group["state"] != "draining") {
+                cx.ui.list(&now, groups, super::group::COLUMNS);
+                let names: Vec<&str> = groups.iter().filter(late).filter_map(|group| group["name"].as_str()).collect();
+                if names.is_empty() {
+                    return Ok(());
+                }
+                return Err(Failed::new(Exit::No, format!("not drained: {}", names.join(", "))));
             }
             clock.sleep(LOOK_EVERY).await;
         }

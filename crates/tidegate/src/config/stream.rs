@@ -118,6 +118,21 @@ pub enum OnFull {
     /// It is refused with 429 and a `Retry-After` computed from the real drain rate.
     #[default]
     Reject,
+    /// It waits for room, at most 30 s; then it is refused.
+    Block,
+    /// The oldest events that wait and that nobody works on are dropped to make room for it; each is counted as dropped.
+    Shed,
+}
+
+impl OnFull {
+    /// Returns what the publisher is told.
+    pub fn policy(self) -> tidegate_engine::OnFull {
+        match self {
+            Self::Reject => tidegate_engine::OnFull::Reject,
+            Self::Block => tidegate_engine::OnFull::Block,
+            Self::Shed => tidegate_engine::OnFull::Shed,
+        }
+    }
 }
 
 /// When a publish is answered.

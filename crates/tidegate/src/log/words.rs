@@ -93,12 +93,22 @@ pub(super) fn rare(notice: &Notice) {
         | Notice::GroupResumed { .. }
         | Notice::GroupScaled { .. }
         | Notice::GroupSought { .. }
+        | Notice::Shed { .. }
+        | Notice::BacklogHigh { .. }
+        | Notice::BacklogEased { .. }
+        | Notice::RetentionHeld { .. }
+        | Notice::IntakePaused { .. }
+        | Notice::IntakeResumed { .. }
+        | Notice::GroupRemoved { .. }
         | Notice::GroupDraining { .. }
         | Notice::GroupDrained { .. }
         | Notice::BreakerOpened { .. }
         | Notice::BreakerProbing { .. }
         | Notice::BreakerClosed { .. }
-        | Notice::TargetDisabled { .. } => of_the_work(notice),
+        | Notice::TargetDisabled { .. } => {
+            of_the_work(notice);
+            of_the_flow(notice);
+        }
     }
 }
 
@@ -216,6 +226,36 @@ fn of_the_work(notice: &Notice) {
         Notice::TargetDisabled { target, message } => {
             error!(notice = name, %target, "target {target} wants nothing any more and is disabled until it is reset: {message}");
         }
+        _ => {}
+    }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "`rare` names every notice")]
+fn of_the_flow(notice: &Notice) {
+    let name = notice.name();
+    let of =
+        |group: &Option<tidegate_core::names::GroupName>| group.as_ref().map(ToString::to_string).unwrap_or_default();
+    match notice {
+        Notice::Shed { stream, count } => {
+            warn!(notice = name, %stream, count, "{count} events of {stream} were dropped to make room");
+        }
+        Notice::BacklogHigh { stream, group, percent, backlog, most } => {
+            let group = of(group);
+            warn!(notice = name, %stream, group, percent, backlog, most, "{stream} holds {backlog} unsettled events, over {percent} % of {most}");
+        }
+        Notice::BacklogEased { stream, backlog, most } => {
+            info!(notice = name, %stream, backlog, most, "{stream} holds {backlog} unsettled events, few enough again");
+        }
+        Notice::RetentionHeld { stream, group, events } => {
+            let group = of(group);
+            warn!(notice = name, %stream, group, events, "{stream} keeps {events} events beyond its retention for {group}");
+        }
+        Notice::IntakePaused { by, reason, until } => {
+            let until = until.map(|at| at.to_string()).unwrap_or_default();
+            info!(notice = name, by, reason, until, "no events are taken from sources that can refuse");
+        }
+        Notice::IntakeResumed { by } => info!(notice = name, by, "events are taken again"),
+        Notice::GroupRemoved { group, by, reason } => info!(notice = name, %group, by, reason, "{group} is removed"),
         _ => {}
     }
 }

@@ -36,6 +36,7 @@ fn sample(seconds: i64, waiting: u64, oldest: u64) -> Sample {
         leases_lost: 0,
     };
     Sample {
+        streams: Vec::new(),
         at: Timestamp::from_millis(seconds * 1000),
         groups: BTreeMap::from([(name(), status)]),
         counted: BTreeMap::new(),
