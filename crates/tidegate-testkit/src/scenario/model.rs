@@ -359,7 +359,7 @@ impl Model {
         let lives = stream.events.range(to..).map(|(position, facts)| (*position, Life::new(facts, &spec))).collect();
         let last = stream.last();
         let group = self.group(name);
-        (group.lives, group.done, group.dead, group.moved_at) = (lives, 0, 0, last);
+        (group.lives, group.done, group.skipped, group.dead, group.moved_at) = (lives, 0, 0, 0, last);
         group.again = again.map(|at| (last, at)).or(group.again);
     }
 
