@@ -7,6 +7,7 @@ mod cli;
 mod deliver;
 mod dlq;
 mod generated;
+mod guide;
 mod modules;
 mod node;
 mod receiver;
