@@ -100,17 +100,18 @@ pub struct Embedded {
     committer: Arc<Mutex<Committer>>,
     upkeep: Arc<Mutex<Upkeep>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
-    stop: Arc<Stopped>,
+    stop: Arc<Bell>,
     threaded: bool,
     /// Held by the one import of dead letters that may run at a time.
     imports: tokio::sync::Mutex<()>,
     _lock: Box<dyn Send + Sync>,
 }
 
+/// Calls the upkeep: to work, or to stop.
 #[derive(Debug, Default)]
-struct Stopped {
+pub(crate) struct Bell {
     stopped: Mutex<bool>,
-    changed: Condvar,
+    pub(crate) changed: Condvar,
     closed: AtomicBool,
 }
 
@@ -154,9 +155,10 @@ impl Embedded {
         };
         let Opened { state, mut journal, checkpoints, replayed } = opening.open()?;
         journal.sizes = options.segment_bytes;
-        let queue = Arc::new(Queue::default());
+        let (queue, stop) = (Arc::new(Queue::default()), Arc::<Bell>::default());
         let spares = Arc::clone(&journal.spares);
-        let committer = Arc::new(Mutex::new(Committer::new(Arc::clone(&state), journal, Arc::clone(&queue))));
+        let committer =
+            Arc::new(Mutex::new(Committer::new(Arc::clone(&state), journal, Arc::clone(&queue), Arc::clone(&stop))));
         let pump = Pump(if options.threads {
             Arc::new(|| {})
         } else {
@@ -182,7 +184,7 @@ impl Embedded {
             committer,
             upkeep,
             threads: Mutex::default(),
-            stop: Arc::default(),
+            stop,
             threaded: options.threads,
             imports: tokio::sync::Mutex::default(),
             _lock: lock,

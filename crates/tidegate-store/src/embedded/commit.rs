@@ -20,6 +20,7 @@ use tidegate_core::{
 use tokio::sync::oneshot;
 
 use super::{
+    Bell,
     body::{self, AppendHead, DeadHead, DeadMove, Settle},
     draft::Draft,
     frame::{self, Kind},
@@ -255,15 +256,15 @@ pub(crate) struct Committer {
     pub(crate) state: Arc<State>,
     pub(crate) journal: Journal,
     pub(crate) queue: Arc<Queue>,
-    buffer: Vec<u8>,
+    upkeep: Arc<Bell>,
     draft: Draft,
     /// Since when there is something written and not synced, and how long that may last.
     dirty: Option<(Timestamp, Duration)>,
 }
 
 impl Committer {
-    pub(crate) fn new(state: Arc<State>, journal: Journal, queue: Arc<Queue>) -> Self {
-        Self { state, journal, queue, buffer: Vec::new(), draft: Draft::default(), dirty: None }
+    pub(crate) fn new(state: Arc<State>, journal: Journal, queue: Arc<Queue>, upkeep: Arc<Bell>) -> Self {
+        Self { state, journal, queue, upkeep, draft: Draft::default(), dirty: None }
     }
 
     /// Commits until the queue is closed.
@@ -351,7 +352,8 @@ impl Committer {
             self.roll(reserve)?;
         }
         let now = self.state.clock.now();
-        let mut frame = self.journal.frame(std::mem::take(&mut self.buffer));
+        // The frame stays in memory for the readers of the newest events, so each has a buffer of its own.
+        let mut frame = self.journal.frame(Vec::with_capacity(need));
         self.draft.start(now);
         for step in steps {
             self.draft.encode(step, &mut frame, &self.state);
@@ -435,6 +437,8 @@ impl Committer {
             Stats::count(&self.state.stats.rolls_without_spare, 1);
         }
         *self.state.open.0.write() = (self.journal.open.number, Arc::clone(&self.journal.footer));
+        // A spare was used up: under load the next is needed before upkeep would look by itself.
+        self.upkeep.changed.notify_all();
         Ok(())
     }
 }
