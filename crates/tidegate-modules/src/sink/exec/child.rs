@@ -179,6 +179,8 @@ impl Child {
     pub(super) async fn end(&mut self) -> String {
         let ended = tokio::time::timeout(REST, self.process.wait()).await;
         self.kill();
+        // What it wrote before it ended is still in the pipe, and is why it ended.
+        drop(tokio::time::timeout(REST, self.errors.pump()).await);
         match ended {
             Ok(Ok(status)) => status.to_string(),
             Ok(Err(error)) => error.to_string(),
