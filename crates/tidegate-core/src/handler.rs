@@ -42,7 +42,7 @@ pub struct FromFn<F>(F);
 /// use tidegate_core::{delivery::{Delivery, Outcome}, fault::{Failure, FaultClass}, handler};
 ///
 /// let handler = handler::from_fn(|delivery: Delivery| async move {
-///     match delivery.event.subject() {
+///     match delivery.event.subject {
 ///         Some(_) => Outcome::DONE,
 ///         None => Outcome::Reject(Failure::new(FaultClass::Invalid, "an order names its customer")),
 ///     }
