@@ -300,9 +300,9 @@ impl Claiming<'_> {
         self.inner.change(seq, State::Leased { epoch, expires });
         self.inner.busy.insert(fingerprint, seq);
         let Some(entry) = self.inner.entries.get_mut(&seq) else { return };
-        entry.marked = self.spec.mark_claims;
+        entry.marked = false;
         entry.journaled = false;
-        if entry.marked {
+        if self.spec.mark_claims {
             self.aside.marks.push(seq);
         }
         self.bytes += parsed.event.size();

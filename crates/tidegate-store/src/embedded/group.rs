@@ -567,6 +567,13 @@ impl GroupInner {
         self.entries.range(from..to.max(from)).filter(|(_, entry)| lent(entry)).map(|(seq, _)| *seq).collect()
     }
 
+    /// Notes that the journal names a claim. Not before: a checkpoint would count it, and its record again in the replay.
+    pub(crate) fn mark(&mut self, seq: u64) {
+        if let Some(entry) = self.entries.get_mut(&seq) {
+            entry.marked = matches!(entry.state, State::Leased { .. } | State::Settling);
+        }
+    }
+
     /// Counts a claim after which the process died: the handler may have killed it.
     pub(crate) fn recall_claim(&mut self, seq: u64) {
         if seq < self.start {

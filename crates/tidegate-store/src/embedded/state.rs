@@ -175,8 +175,12 @@ impl State {
                 let (group, seqs) = body::read_numbers(&record.body)?;
                 self.with_group(group, at, |group| {
                     let mut inner = group.inner.lock();
-                    for seq in seqs.into_iter().filter(|_| replay) {
-                        inner.recall_claim(seq);
+                    for seq in seqs {
+                        if replay {
+                            inner.recall_claim(seq);
+                        } else {
+                            inner.mark(seq);
+                        }
                     }
                 });
                 Ok(())

@@ -134,3 +134,35 @@ impl GroupInner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tidegate_core::{
+        names::{GroupName, StreamName},
+        store::{GroupSpec, StreamSpec},
+    };
+
+    use super::{
+        super::{super::stream::Stream, Group},
+        *,
+    };
+
+    /// A claim is on its way to the journal for a while. A checkpoint of that moment leaves it to the replay to count.
+    #[test]
+    fn a_claim_counts_as_a_crash_once_the_journal_names_it() {
+        let (stream, name) = (StreamName::new("s").unwrap(), GroupName::new("g").unwrap());
+        let spec = GroupSpec { mark_claims: true, ..GroupSpec::new(name, stream.clone()) };
+        let group = Group::new(2, spec, Arc::new(Stream::new(1, StreamSpec::new(stream))), 1);
+        let image = |closing| group.inner.lock().image(group.decl(1), closing).entries[0].crashes;
+        {
+            let mut inner = group.inner.lock();
+            inner.cover(2);
+            inner.change(1, State::Leased { epoch: 1, expires: Timestamp::from_millis(1000) });
+        }
+        assert_eq!((image(false), image(true)), (0, 0));
+        group.inner.lock().mark(1);
+        assert_eq!((image(false), image(true)), (1, 0));
+        group.inner.lock().change(1, State::Settling);
+        assert_eq!((image(false), image(true)), (1, 0));
+    }
+}
