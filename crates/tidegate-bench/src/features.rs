@@ -24,7 +24,7 @@ use crate::{
     engine::{self, Crew, Works},
     engine_runs::{PROBE, open, repeat},
     process::cpu_seconds,
-    stage::{DEDUPE, LEDGER, Stage, group_spec, stream_spec},
+    stage::{Stage, group_spec, stream_spec},
 };
 
 #[derive(Debug, Args)]
@@ -129,9 +129,9 @@ fn stages(switches: Switches) -> Result<Stages> {
 
 async fn run_one(stage: &Stage, ask: &Features, switches: Switches, board: &mut Board, name: &str) -> Result<()> {
     let mut stream = stream_spec("events");
-    stream.dedupe = switches.dedupe.then_some(DEDUPE);
+    stream.dedupe = stream.dedupe.filter(|_| switches.dedupe);
     let mut group = group_spec("work", "events");
-    group.ledger = switches.ledger.then_some(LEDGER);
+    group.ledger = group.ledger.filter(|_| switches.ledger);
     group.order_by = switches.order.then(|| "subject".parse()).transpose()?;
     stage.store.declare_stream(&stream).await?;
     let handler = Arc::new(Through(guard(switches, ask.workers)?));

@@ -6,20 +6,12 @@ use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 use tidegate_core::{
     clock::Clock,
-    dedupe::DedupeKey,
     names::{GroupName, StreamName},
     notice::Notices,
-    store::{DedupeWindow, Durability, GroupSpec, OnFailure, Retain, Start, Store, StreamSpec},
+    store::{GroupSpec, Store, StreamSpec},
 };
 
 use crate::{board::Board, ui::short};
-
-/// The dedupe window of a stream whose configuration says nothing.
-pub(crate) const DEDUPE: DedupeWindow =
-    DedupeWindow { key: DedupeKey::IDENTITY, window: Duration::from_secs(600), entries: 100_000 };
-
-/// How long the ledger of a measurement remembers: the default of the configuration.
-pub(crate) const LEDGER: Duration = Duration::from_secs(7 * 86_400);
 
 pub(crate) fn stream_name(name: &str) -> StreamName {
     StreamName::new(name).expect("the names of measurements are fine")
@@ -31,27 +23,12 @@ pub(crate) fn group_name(name: &str) -> GroupName {
 
 /// Returns a stream as the configuration would make it, without a bound on its backlog.
 pub(crate) fn stream_spec(name: &str) -> StreamSpec {
-    StreamSpec {
-        name: stream_name(name),
-        durability: Durability::Sync,
-        retain: Retain { age: Some(LEDGER), ..Retain::default() },
-        max_backlog: None,
-        dedupe: Some(DEDUPE),
-        dead: tidegate_core::store::DeadKeep::default(),
-    }
+    StreamSpec { max_backlog: None, ..StreamSpec::new(stream_name(name)) }
 }
 
 /// Returns a group with a ledger, without order.
 pub(crate) fn group_spec(name: &str, stream: &str) -> GroupSpec {
-    GroupSpec {
-        name: group_name(name),
-        stream: stream_name(stream),
-        start: Start::Earliest,
-        order_by: None,
-        on_failure: OnFailure::Skip,
-        ledger: Some(LEDGER),
-        mark_claims: false,
-    }
+    GroupSpec { mark_claims: false, ..GroupSpec::new(group_name(name), stream_name(stream)) }
 }
 
 /// A store that goes with its directory.

@@ -200,19 +200,19 @@ fn obstacles(facts: &Facts<'_>) -> Vec<Reason> {
         all.push(Reason::new("no_worker", "this node does not run the group: it is not in its configuration"));
         return all;
     };
-    if let Some(drain) = &group.drain {
+    if let Some(drain) = &group.glance.drain {
         let detail =
             format!("the group finishes what lies before {} and pauses then, as {} asked", drain.before, drain.by);
         all.push(Reason::new("group_draining", detail).since(drain.at).until(Some(drain.until)));
-    } else if group.state == GroupState::Draining {
+    } else if group.glance.state == GroupState::Draining {
         all.push(Reason::new("draining", "the node stops and takes no new work"));
     }
-    if let Some(pace) = &group.pace {
+    if let Some(pace) = &group.glance.pace {
         let (count, per) = (pace.rate.count, pace.rate.per);
         let detail = format!("the group is slowed down to {count} events in {per:?} until it has caught up");
         all.push(Reason::new("group_slowed", detail));
     }
-    if let Some(pause) = &group.paused {
+    if let Some(pause) = &group.glance.paused {
         let why = if pause.reason.is_empty() { "without a reason" } else { &pause.reason };
         let (reason, word) = if pause.disabled { ("group_disabled", "disabled") } else { ("group_paused", "paused") };
         let detail = format!("the group is {word} by {}: {why}", pause.by);
@@ -272,17 +272,17 @@ fn gate(guard: &GuardView, gate: Gate, now: Timestamp) -> Option<Reason> {
 
 /// Whether there is anybody to work.
 fn workers(facts: &Facts<'_>, group: &GroupView) -> Option<Reason> {
-    if !group.pull {
+    if !group.glance.pull {
         let longest = facts.busiest.map(|one| format!("; event {} the longest", one.event)).unwrap_or_default();
-        return (group.busy >= group.workers).then(|| {
-            let detail = format!("all {} workers are busy{longest}", group.workers);
+        return (group.glance.busy >= group.glance.workers).then(|| {
+            let detail = format!("all {} workers are busy{longest}", group.glance.workers);
             Reason::new("workers_busy", detail).since(facts.busiest.map(|one| one.since))
         });
     }
-    if group.asking > 0 {
+    if group.glance.asking > 0 {
         return None;
     }
-    let Some(at) = group.asked_at else {
+    let Some(at) = group.glance.asked_at else {
         return Some(Reason::new("no_worker", "no worker has asked for work since the node was started"));
     };
     if facts.busiest.is_some() && facts.now.since(at) < limits::CLAIM_WAIT_MAX * 2 {

@@ -87,9 +87,7 @@ pub struct GroupPolicy {
 impl GroupPolicy {
     /// One worker, 30 s for an attempt, eight attempts with a growing wait: what a configuration without settings gives.
     pub fn new(name: GroupName, stream: StreamName) -> Self {
-        let retry =
-            RetryPolicy { attempts: 8, first: Duration::from_secs(1), factor: 2.0, max: Duration::from_secs(300) };
-        let (timeout, lease) = (Duration::from_secs(30), Duration::from_secs(60));
+        let (timeout, lease, retry) = (Duration::from_secs(30), Duration::from_secs(60), RetryPolicy::default());
         Self { name, stream, workers: 1, timeout, lease, retry, stages: Stages::default() }
     }
 

@@ -4,8 +4,12 @@
 #![allow(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
 pub mod broker_suite;
+pub mod hooked;
 pub mod scenario;
 pub mod seeds;
 pub mod sim_disk;
 
-pub use self::sim_disk::SimDisk;
+pub use self::{
+    hooked::{Hooked, Hooks, Verb},
+    sim_disk::SimDisk,
+};

@@ -222,7 +222,7 @@ fn open_sink(
     settings.sink.open(SinkParts { name, guard, client: client.clone(), clock: cx.clock.clone() })
 }
 
-fn policy(name: &GroupName, settings: &GroupConfig, schema: Option<Schema>) -> GroupPolicy {
+pub(crate) fn policy(name: &GroupName, settings: &GroupConfig, schema: Option<Schema>) -> GroupPolicy {
     GroupPolicy {
         name: name.clone(),
         stream: settings.from.clone(),

@@ -162,9 +162,9 @@ impl From<GroupView> for Group {
         Self {
             name: status.name.into(),
             stream: status.stream.into(),
-            state: view.state.as_str(),
-            workers: view.workers,
-            busy: view.busy,
+            state: view.glance.state.as_str(),
+            workers: view.glance.workers,
+            busy: view.glance.busy,
             next: status.next.to_string(),
             accepted: status.accepted,
             waiting: status.waiting,
@@ -179,24 +179,24 @@ impl From<GroupView> for Group {
             leases_lost: status.leases_lost,
             oldest_waiting_age_seconds: status.oldest_waiting.unwrap_or_default().as_secs_f64(),
             blocked_keys: status.blocked_keys,
-            paused: view.paused.map(|pause| Paused {
+            paused: view.glance.paused.map(|pause| Paused {
                 by: pause.by,
                 reason: pause.reason,
                 since: pause.at,
                 until: pause.until,
             }),
-            drain: view.drain.map(|drain| Drain {
+            drain: view.glance.drain.map(|drain| Drain {
                 by: drain.by,
                 reason: drain.reason,
                 since: drain.at,
                 until: drain.until,
                 before: drain.before.to_string(),
             }),
-            pace: view.pace.map(|pace| Pace {
+            pace: view.glance.pace.map(|pace| Pace {
                 rate: RateText { count: pace.rate.count, per: pace.rate.per }.to_string(),
                 before: pace.before.to_string(),
             }),
-            pull: view.pull,
+            pull: view.glance.pull,
             target: view.target.map(String::from),
             gate: gate_word(view.gate),
             policy: Policy {

@@ -260,7 +260,7 @@ pub(crate) async fn drain_node(mut call: Call) -> Result<Response, Problem> {
     let until = call.api.cx.clock.now().plus(ask.timeout()?);
     let (mut draining, mut paused) = (Vec::new(), Vec::new());
     for group in call.api.groups.names() {
-        if call.api.groups.view(&group).await?.paused.is_some() {
+        if call.api.groups.view(&group).await?.glance.paused.is_some() {
             paused.push(group.into());
         } else {
             call.api.groups.drain(&group, &call.actor.name, &ask.reason, until).await?;

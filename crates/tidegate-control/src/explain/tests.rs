@@ -11,7 +11,7 @@ use tidegate_core::{
     names::{GroupName, StreamName, TargetName},
     store::{DeadChange, DeadState, GroupSpec, GroupStatus, OnFailure, Start},
 };
-use tidegate_engine::{Drain, GroupPolicy, Pace, Pause};
+use tidegate_engine::{Drain, Glance, GroupPolicy, Pace, Pause};
 
 use super::*;
 
@@ -67,15 +67,17 @@ fn group() -> GroupView {
     };
     GroupView {
         status,
-        state: GroupState::Running,
-        workers: 4,
-        busy: 0,
-        paused: None,
-        drain: None,
-        pace: None,
-        pull: false,
-        asking: 0,
-        asked_at: None,
+        glance: Glance {
+            state: GroupState::Running,
+            workers: 4,
+            busy: 0,
+            paused: None,
+            drain: None,
+            pace: None,
+            pull: false,
+            asking: 0,
+            asked_at: None,
+        },
         target: None,
         gate: Gate::Open,
         spec,
@@ -255,27 +257,27 @@ fn who_works_on_it() {
 fn what_holds_the_group_back() {
     check(("waiting", "store_failed", None, None, "fsync"), |world| world.store.failed = Some("fsync".into()));
     check(("waiting", "no_worker", None, None, "does not run"), |world| world.group = None);
-    check(("waiting", "draining", None, None, "stops"), |world| of(world).state = GroupState::Draining);
+    check(("waiting", "draining", None, None, "stops"), |world| of(world).glance.state = GroupState::Draining);
     check(("waiting", "group_paused", Some(BEFORE), Some(LATER), "by anna: partner is down"), |world| {
         let (by, reason) = ("anna".to_owned(), "partner is down".to_owned());
-        of(world).paused = Some(Pause { by, reason, at: BEFORE, until: Some(LATER), disabled: false });
+        of(world).glance.paused = Some(Pause { by, reason, at: BEFORE, until: Some(LATER), disabled: false });
     });
     check(("waiting", "group_disabled", Some(BEFORE), None, "disabled by anna: without a reason"), |world| {
         let (by, reason) = ("anna".to_owned(), String::new());
-        of(world).paused = Some(Pause { by, reason, at: BEFORE, until: None, disabled: true });
+        of(world).glance.paused = Some(Pause { by, reason, at: BEFORE, until: None, disabled: true });
     });
     check(("waiting", "group_draining", Some(BEFORE), Some(LATER), "lies before 7"), |world| {
-        of(world).state = GroupState::Draining;
+        of(world).glance.state = GroupState::Draining;
         let (by, reason) = ("anna".to_owned(), "deploy".to_owned());
-        of(world).drain = Some(Drain { by, reason, at: BEFORE, until: LATER, before: AT });
+        of(world).glance.drain = Some(Drain { by, reason, at: BEFORE, until: LATER, before: AT });
     });
     check(("waiting", "group_slowed", None, None, "10 events in 1s"), |world| {
         let rate = Rate { count: 10, per: Duration::from_secs(1) };
-        of(world).pace = Some(Pace { rate, before: AT });
+        of(world).glance.pace = Some(Pace { rate, before: AT });
     });
     check(("waiting", "group_stuck", Some(BEFORE), None, "no progress"), |world| world.stuck_since = Some(BEFORE));
     check(("waiting", "workers_busy", Some(BEFORE), None, "all 4 workers are busy; event other"), |world| {
-        of(world).busy = 4;
+        of(world).glance.busy = 4;
         world.busiest = Some(running(None));
     });
     check(("waiting", "in_flight_full", None, None, "65536"), |world| {
@@ -287,7 +289,7 @@ fn what_holds_the_group_back() {
 fn what_workers_outside_do() {
     let pull = |asking: usize, asked_at: Option<Timestamp>, holds: bool| {
         move |world: &mut World| {
-            (of(world).pull, of(world).asking, of(world).asked_at) = (true, asking, asked_at);
+            (of(world).glance.pull, of(world).glance.asking, of(world).glance.asked_at) = (true, asking, asked_at);
             world.busiest = holds.then(|| running(Some("anna")));
         }
     };
@@ -334,7 +336,7 @@ fn what_waits_for_two_things_is_told_both() {
     let verdict = judged(|world| {
         world.standing = Place::Blocked { by: Some(AT) }.into();
         let (by, reason) = ("anna".to_owned(), String::new());
-        of(world).paused = Some(Pause { by, reason, at: BEFORE, until: None, disabled: false });
+        of(world).glance.paused = Some(Pause { by, reason, at: BEFORE, until: None, disabled: false });
         world.guard.breaker.state = BreakerState::Open;
     });
     let reasons: Vec<_> = verdict.because.iter().map(|reason| reason.reason).collect();

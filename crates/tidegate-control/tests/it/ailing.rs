@@ -1,31 +1,20 @@
-//! A store that can be made to ail: everything goes to the real one, but for what a test asks for.
+//! What can be wrong with the store of a node under test.
 
-use std::sync::Arc;
-
-use async_trait::async_trait;
-use bytestring::ByteString;
 use parking_lot::Mutex;
 use tidegate_core::{
-    clock::Timestamp,
-    delivery::{LeaseToken, Position, SettleStatus, Settled},
-    event::Event,
     fault::{Fault, Result},
-    names::{GroupName, StreamName},
-    seek::{Rehearsal, SeekTo, Sought},
-    store::{
-        Appended, Broker, Claim, Claimed, DeadEntry, DeadImport, DeadLetter, DeadLetters, DeadQuery, DeadReport,
-        DeadStep, DeadStepStatus, GroupSpec, GroupStatus, Ledger, LedgerEntry, LedgerStatus, Page, Promises, Store,
-        StoreStatus, Stored, StreamSpec, StreamStatus,
-    },
-    whereabouts::{Find, Finding, Standing, Steps},
+    names::GroupName,
+    store::{GroupStatus, StoreStatus},
 };
+use tidegate_testkit::{Hooks, Verb};
 use tokio::sync::Notify;
 
 /// What is wrong with it.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(crate) enum Illness {
+    #[default]
     None,
-    /// Listing streams panics.
+    /// Listing streams and appending panic.
     Panic,
     /// Listing streams and appending fail with this fault.
     Fault(Fault),
@@ -35,196 +24,44 @@ pub(crate) enum Illness {
     Unbalanced,
 }
 
+/// A store that can be made to ail: everything goes to the real one, but for what a test asks for.
+#[derive(Default)]
 pub(crate) struct Ailing {
-    pub(crate) inner: Arc<dyn Store>,
-    pub(crate) illness: Mutex<Illness>,
+    illness: Mutex<Illness>,
     /// Told whenever somebody waits for work of the group `deliver`.
     pub(crate) waited: Notify,
 }
 
 impl Ailing {
-    pub(crate) fn new(inner: Arc<dyn Store>) -> Arc<Self> {
-        Arc::new(Self { inner, illness: Mutex::new(Illness::None), waited: Notify::new() })
-    }
-
     pub(crate) fn ail(&self, illness: Illness) {
         *self.illness.lock() = illness;
     }
-
-    fn suffer(&self) -> Result<()> {
-        match &*self.illness.lock() {
-            Illness::Panic => panic!("the store is upset"),
-            Illness::Fault(fault) => Err(fault.clone()),
-            Illness::None | Illness::Status(_) | Illness::Unbalanced => Ok(()),
-        }
-    }
 }
 
-#[async_trait]
-impl Broker for Ailing {
-    fn promises(&self) -> Promises {
-        self.inner.promises()
+impl Hooks for Ailing {
+    fn before(&self, verb: Verb) -> Result<()> {
+        match (verb, &*self.illness.lock()) {
+            (Verb::Append | Verb::Streams, Illness::Panic) => panic!("the store is upset"),
+            (Verb::Append | Verb::Streams, Illness::Fault(fault)) => Err(fault.clone()),
+            (Verb::Append | Verb::Streams | Verb::Claim | Verb::Extend | Verb::Settle, _) => Ok(()),
+        }
     }
 
-    async fn declare_stream(&self, spec: &StreamSpec) -> Result<()> {
-        self.inner.declare_stream(spec).await
-    }
-
-    async fn declare_group(&self, spec: &GroupSpec) -> Result<()> {
-        self.inner.declare_group(spec).await
-    }
-
-    async fn remove_group(&self, group: &GroupName) -> Result<()> {
-        self.inner.remove_group(group).await
-    }
-
-    async fn locate(&self, group: &GroupName, place: &SeekTo) -> Result<Position> {
-        self.inner.locate(group, place).await
-    }
-
-    async fn seek(&self, group: &GroupName, to: Position, again: bool) -> Result<Sought> {
-        self.inner.seek(group, to, again).await
-    }
-
-    async fn rehearse(&self, group: &GroupName, from: Position, max: usize) -> Result<Rehearsal> {
-        self.inner.rehearse(group, from, max).await
-    }
-
-    async fn append(&self, stream: &StreamName, events: Vec<Event>) -> Result<Vec<Appended>> {
-        self.suffer()?;
-        self.inner.append(stream, events).await
-    }
-
-    async fn shed(&self, stream: &StreamName, room: u64) -> Result<u64> {
-        self.inner.shed(stream, room).await
-    }
-
-    async fn read(&self, stream: &StreamName, from: Position, max: usize) -> Result<Page<Stored>> {
-        self.inner.read(stream, from, max).await
-    }
-
-    async fn claim(&self, ask: &Claim) -> Result<Claimed> {
-        self.inner.claim(ask).await
-    }
-
-    async fn extend(&self, tokens: &[LeaseToken], until: Timestamp) -> Result<Vec<bool>> {
-        self.inner.extend(tokens, until).await
-    }
-
-    async fn unsettled(&self, group: &GroupName, positions: &[Position]) -> Result<Vec<Option<u32>>> {
-        self.inner.unsettled(group, positions).await
-    }
-
-    async fn settle(&self, settled: Vec<Settled>) -> Result<Vec<SettleStatus>> {
-        self.inner.settle(settled).await
-    }
-
-    async fn wait(&self, group: &GroupName, until: Timestamp) {
+    fn waits(&self, group: &GroupName) -> bool {
         if group.as_str() == "deliver" {
             self.waited.notify_one();
         }
-        self.inner.wait(group, until).await;
+        true
     }
 
-    async fn streams(&self) -> Result<Vec<StreamStatus>> {
-        self.suffer()?;
-        self.inner.streams().await
+    fn group(&self, status: &mut GroupStatus) {
+        status.accepted += u64::from(matches!(&*self.illness.lock(), Illness::Unbalanced));
     }
 
-    async fn groups(&self) -> Result<Vec<GroupStatus>> {
-        let mut groups = self.inner.groups().await?;
-        if matches!(&*self.illness.lock(), Illness::Unbalanced) {
-            groups.iter_mut().for_each(|group| group.accepted += 1);
-        }
-        Ok(groups)
-    }
-
-    async fn group(&self, group: &GroupName) -> Result<GroupStatus> {
-        self.inner.group(group).await
-    }
-
-    async fn find(&self, ask: &Find) -> Result<Finding> {
-        self.inner.find(ask).await
-    }
-
-    async fn standing(&self, group: &GroupName, position: Position) -> Result<Standing> {
-        self.inner.standing(group, position).await
-    }
-
-    async fn steps(&self, stream: &StreamName, position: Position) -> Result<Steps> {
-        self.inner.steps(stream, position).await
-    }
-
-    async fn put_state(&self, key: &str, value: Option<&[u8]>) -> Result<()> {
-        self.inner.put_state(key, value).await
-    }
-
-    async fn states(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>> {
-        self.inner.states(prefix).await
-    }
-
-    async fn upkeep(&self) -> Result<()> {
-        self.inner.upkeep().await
-    }
-
-    fn status(&self) -> StoreStatus {
+    fn status(&self, status: StoreStatus) -> StoreStatus {
         match &*self.illness.lock() {
-            Illness::Status(status) => status.clone(),
-            Illness::None | Illness::Panic | Illness::Fault(_) | Illness::Unbalanced => self.inner.status(),
+            Illness::Status(wanted) => wanted.clone(),
+            Illness::None | Illness::Panic | Illness::Fault(_) | Illness::Unbalanced => status,
         }
-    }
-
-    async fn close(&self) -> Result<()> {
-        self.inner.close().await
-    }
-}
-
-#[async_trait]
-impl Ledger for Ailing {
-    async fn done(&self, group: &GroupName, events: &[(ByteString, ByteString)]) -> Result<Vec<bool>> {
-        self.inner.done(group, events).await
-    }
-
-    async fn forget(&self, group: &GroupName, source: &str, id: &str) -> Result<bool> {
-        self.inner.forget(group, source, id).await
-    }
-
-    async fn ledger_entry(&self, group: &GroupName, source: &str, id: &str) -> Result<Option<LedgerEntry>> {
-        self.inner.ledger_entry(group, source, id).await
-    }
-
-    async fn clean_ledger(&self, group: &GroupName, before: Timestamp) -> Result<u64> {
-        self.inner.clean_ledger(group, before).await
-    }
-
-    async fn ledger_status(&self, group: &GroupName) -> Result<LedgerStatus> {
-        self.inner.ledger_status(group).await
-    }
-}
-
-#[async_trait]
-impl DeadLetters for Ailing {
-    async fn dead_letters(&self, stream: &StreamName, query: &DeadQuery) -> Result<Page<DeadLetter>> {
-        self.inner.dead_letters(stream, query).await
-    }
-
-    async fn dead_entries(&self, stream: &StreamName, query: &DeadQuery) -> Result<Page<DeadEntry>> {
-        self.inner.dead_entries(stream, query).await
-    }
-
-    async fn dead_letter(&self, stream: &StreamName, id: Position) -> Result<DeadLetter> {
-        self.inner.dead_letter(stream, id).await
-    }
-
-    async fn move_dead(&self, step: &DeadStep) -> Result<Vec<DeadStepStatus>> {
-        self.inner.move_dead(step).await
-    }
-
-    async fn dead_report(&self, stream: &StreamName, since: Timestamp, until: Timestamp) -> Result<DeadReport> {
-        self.inner.dead_report(stream, since, until).await
-    }
-
-    async fn import_dead(&self, stream: &StreamName, letters: Vec<DeadImport>) -> Result<Vec<Appended>> {
-        self.inner.import_dead(stream, letters).await
     }
 }

@@ -144,7 +144,6 @@ async fn a_node_drains_all_its_groups() {
 
 #[tokio::test]
 async fn a_group_that_nobody_runs_is_shown_and_removed() {
-    use tidegate_core::store::Broker as _;
     let node = Node::start().await;
     let name = tidegate_core::names::GroupName::new("gone").unwrap();
     let spec = tidegate_core::store::GroupSpec::new(name, tidegate_core::names::StreamName::new("orders").unwrap());
@@ -207,7 +206,7 @@ async fn everything_is_accounted_for() {
             "in_flight": 0, "dead": 1, "expired": 0, "dropped": 0, "difference": 0,
         })
     );
-    node.store.ail(crate::ailing::Illness::Unbalanced);
+    node.ailing.ail(crate::ailing::Illness::Unbalanced);
     let audit = node.get("/v1/audit/messages").await.good();
     assert_eq!((&audit["balanced"], &audit["rows"][0]["difference"]), (&json!(false), &json!(1)));
 }

@@ -79,15 +79,15 @@ async fn what_somebody_wished_for_is_no_illness() {
 async fn troubles_of_the_store_show_in_each_place_as_they_should() {
     let node = Node::start().await;
     // A full disk: not well, but workers must still be able to settle here.
-    node.store.ail(status(|status| status.refusing = Some("disk is full".into())));
+    node.ailing.ail(status(|status| status.refusing = Some("disk is full".into())));
     assert_eq!(words(&node).await, [200, 200, 200]);
     assert_eq!(node.get("/health").await.good()["status"], "degraded");
 
-    node.store.ail(status(|status| status.damage = vec!["segment 7: one record".into()]));
+    node.ailing.ail(status(|status| status.damage = vec!["segment 7: one record".into()]));
     let detail = node.get("/health/detailed").await.good();
     assert_eq!((&detail["status"], &detail["damage"]), (&json!("degraded"), &json!(["segment 7: one record"])));
 
-    node.store.ail(status(|status| status.failed = Some("sync failed".into())));
+    node.ailing.ail(status(|status| status.failed = Some("sync failed".into())));
     assert_eq!(words(&node).await, [503, 503, 503]);
     let answer = node.get("/health/detailed").await;
     assert_eq!(answer.status, 503);
@@ -96,7 +96,7 @@ async fn troubles_of_the_store_show_in_each_place_as_they_should() {
     assert!(problem["detail"].as_str().unwrap().contains("sync failed"), "{problem}");
 
     let long_ago = node.clock.now().minus(Duration::from_secs(120));
-    node.store.ail(status(|status| status.progress_at = Some(long_ago)));
+    node.ailing.ail(status(|status| status.progress_at = Some(long_ago)));
     assert_eq!(words(&node).await, [503, 200, 503], "alive means progress");
 }
 
@@ -127,10 +127,10 @@ async fn a_node_that_stops_is_not_ready() {
 #[tokio::test]
 async fn a_panic_is_answered_and_harms_nobody_else() {
     let node = Node::start().await;
-    node.store.ail(Illness::Panic);
+    node.ailing.ail(Illness::Panic);
     let problem = node.get("/v1/streams").await.problem(500, "bug");
     assert!(!problem.to_string().contains("upset"), "{problem}");
-    node.store.ail(Illness::Fault(Fault::new(
+    node.ailing.ail(Illness::Fault(Fault::new(
         FaultKind::Corrupt,
         tidegate_core::fault::Origin::Store,
         tidegate_core::fault::Retry::Never,
@@ -138,7 +138,7 @@ async fn a_panic_is_answered_and_harms_nobody_else() {
     )));
     let problem = node.get("/v1/streams").await.problem(500, "corrupt");
     assert!(!problem.to_string().contains("segment-7") && problem["instance"].is_string(), "{problem}");
-    node.store.ail(Illness::None);
+    node.ailing.ail(Illness::None);
     node.get("/v1/streams").await.good();
 }
 
@@ -219,7 +219,7 @@ async fn metrics_say_what_happened() {
         };
         assert!(page.contains(&format!("# TYPE {} {kind}\n", spec.name)), "{} is not on the page", spec.name);
     }
-    node.store.ail(Illness::Unbalanced);
+    node.ailing.ail(Illness::Unbalanced);
     assert!(node.get("/metrics").await.text().contains("\ntidegate_messages_unaccounted 2\n"));
 }
 

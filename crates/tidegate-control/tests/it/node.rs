@@ -21,9 +21,10 @@ use tidegate_core::{
     names::{GroupName, ModuleName, StreamName, TargetName},
     notice::{Notices, Tap},
     service::{Context, Stopper, stop},
-    store::{Broker, DedupeWindow, Durability, GroupSpec, OnFailure, Retain, Start, StreamSpec},
+    store::{DedupeWindow, Durability, GroupSpec, OnFailure, Retain, Start, Store, StreamSpec},
 };
 use tidegate_engine::{Desk, GroupPolicy, Groups, Modules, Publisher, Supervisor};
+use tidegate_testkit::Hooked;
 use tokio::net::TcpListener;
 
 use crate::{
@@ -34,7 +35,9 @@ use crate::{
 pub(crate) struct Node {
     pub(crate) address: SocketAddr,
     pub(crate) stopper: Stopper,
-    pub(crate) store: Arc<Ailing>,
+    pub(crate) store: Arc<dyn Store>,
+    /// What goes wrong with the store.
+    pub(crate) ailing: Arc<Ailing>,
     pub(crate) guard: Arc<Guard>,
     pub(crate) supervisor: Supervisor,
     pub(crate) tap: Tap,
@@ -105,7 +108,8 @@ pub(crate) async fn intake(modules: &Modules, name: &str, path: &str) -> Intake 
 pub(crate) async fn parts(tokens: Vec<Token>) -> (ControlParts, Arc<Ailing>, Stopper) {
     let (clock, notices) = (Clock::real(), Notices::default());
     let store = tidegate_store::open("memory", Path::new("/memory"), clock.clone(), notices.clone()).unwrap();
-    let store = Ailing::new(store);
+    let ailing = Arc::new(Ailing::default());
+    let store = Hooked::wrap(store, ailing.clone());
     let (stopper, stop) = stop();
     let cx = Context { clock: clock.clone(), stop, notices: notices.clone() };
     let supervisor = Supervisor::new(cx.clone());
@@ -146,7 +150,7 @@ pub(crate) async fn parts(tokens: Vec<Token>) -> (ControlParts, Arc<Ailing>, Sto
         warnings: WarnPolicy::default(),
         upstreams: Vec::new(),
     };
-    (parts, store, stopper)
+    (parts, ailing, stopper)
 }
 
 impl Node {
@@ -156,15 +160,16 @@ impl Node {
 
     #[expect(clippy::disallowed_methods, reason = "the test plays the supervisor")]
     pub(crate) async fn with_tokens(tokens: Vec<Token>) -> Self {
-        let (parts, store, stopper) = parts(tokens).await;
+        let (parts, ailing, stopper) = parts(tokens).await;
         let (guard, supervisor, clock) = (parts.guards[0].clone(), parts.supervisor.clone(), parts.cx.clock.clone());
+        let store = parts.store.clone();
         let tap = parts.cx.notices.tap();
         let router = Control::new(parts).unwrap().router();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (serving, stop) = stop();
         drop(tokio::spawn(serve(listener, router, ServeLimits::default(), stop, clock.clone())));
-        Self { address, stopper, store, guard, supervisor, tap, clock, _serving: serving }
+        Self { address, stopper, store, ailing, guard, supervisor, tap, clock, _serving: serving }
     }
 
     pub(crate) async fn send(&self, request: Request<Body>) -> Answer {

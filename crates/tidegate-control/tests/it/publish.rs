@@ -198,15 +198,15 @@ async fn unknown_streams_and_strange_names_are_refused() {
 #[tokio::test]
 async fn backpressure_says_when_to_come_back() {
     let node = Node::start().await;
-    node.store.ail(Illness::Fault(Fault::limited("stream is full", std::time::Duration::from_millis(2500))));
+    node.ailing.ail(Illness::Fault(Fault::limited("stream is full", std::time::Duration::from_millis(2500))));
     let answer = publish(&node, &[], "x").await;
     assert_eq!(answer.header("retry-after"), Some("3"));
     assert_eq!(answer.problem(429, "limited")["retry_after_seconds"], 3);
-    node.store.ail(Illness::Fault(Fault::unavailable(Origin::Store, "disk is full")));
+    node.ailing.ail(Illness::Fault(Fault::unavailable(Origin::Store, "disk is full")));
     let answer = publish(&node, &[], "x").await;
     assert_eq!(answer.header("retry-after"), Some("1"));
     assert_eq!(answer.problem(503, "unavailable")["origin"], "store");
-    node.store.ail(Illness::None);
+    node.ailing.ail(Illness::None);
     node.stopper.drain();
     let answer = publish(&node, &[], "x").await;
     assert!(answer.header("retry-after").is_some());

@@ -44,7 +44,7 @@ async fn a_long_poll_ends_as_soon_as_there_is_something() {
     let node = Node::start().await;
     let watch = node.clock.stopwatch();
     let (claimed, ()) = tokio::join!(node.post("/v1/groups/deliver/claim", json!({ "wait": "30s" })), async {
-        node.store.waited.notified().await;
+        node.ailing.waited.notified().await;
         node.publish(&["a"]).await;
     });
     assert_eq!(claimed.good()["deliveries"][0]["event"]["id"], "a");
@@ -55,7 +55,7 @@ async fn a_long_poll_ends_as_soon_as_there_is_something() {
 async fn a_drain_ends_long_polls() {
     let node = Node::start().await;
     let (claimed, ()) = tokio::join!(node.post("/v1/groups/deliver/claim", json!({ "wait": "30s" })), async {
-        node.store.waited.notified().await;
+        node.ailing.waited.notified().await;
         node.stopper.drain();
     });
     assert_eq!(claimed.good(), json!({ "deliveries": [] }));

@@ -18,24 +18,8 @@ use super::{Drain, Group, GroupPolicy, Pace, Pause};
 pub struct GroupView {
     /// Counts.
     pub status: GroupStatus,
-    /// Whether it claims.
-    pub state: GroupState,
-    /// How many batches are tried at a time.
-    pub workers: usize,
-    /// Of those, how many are busy.
-    pub busy: usize,
-    /// Why it does not claim, at somebody's wish.
-    pub paused: Option<Pause>,
-    /// It finishes what was there when somebody asked, and pauses then.
-    pub drain: Option<Drain>,
-    /// It is slowed down until it has caught up.
-    pub pace: Option<Pace>,
-    /// Its workers are outside of the node.
-    pub pull: bool,
-    /// Workers outside that ask for work right now.
-    pub asking: usize,
-    /// When a worker outside last asked for work; none when none has since the node was started.
-    pub asked_at: Option<Timestamp>,
+    /// What is known of it without asking the store.
+    pub glance: Glance,
     /// The target that its handler calls.
     pub target: Option<TargetName>,
     /// What the target's guard allows.
@@ -135,18 +119,9 @@ impl Group {
 
     pub(crate) async fn view(&self) -> Result<GroupView> {
         let status = self.store.group(&self.name).await?;
-        let Glance { state, workers, busy, paused, drain, pace, pull, asking, asked_at } = self.glance();
         Ok(GroupView {
             status,
-            state,
-            workers,
-            busy,
-            paused,
-            drain,
-            pace,
-            pull,
-            asking,
-            asked_at,
+            glance: self.glance(),
             target: self.guard.as_ref().map(|guard| guard.target().clone()),
             gate: self.gate(),
             spec: self.spec.clone(),

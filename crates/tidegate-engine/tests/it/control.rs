@@ -43,14 +43,14 @@ async fn workers_can_be_changed_while_they_work() {
     for (workers, rounds) in [(10, 3), (1, 5), (4, 4)] {
         scene.groups.scale(&name, workers, "ann").await.unwrap();
         // What ran before the change ends first.
-        let busy = scene.groups.view(&name).await.unwrap().busy as u64;
+        let busy = scene.groups.view(&name).await.unwrap().glance.busy as u64;
         scene.until_settled("deliver", "done", handled + busy.max(workers as u64)).await;
         handled = settled(&scene.seen, "deliver", "done");
         most.store(0, Ordering::SeqCst);
         scene.until_settled("deliver", "done", handled + rounds * workers as u64).await;
         handled = settled(&scene.seen, "deliver", "done");
         assert_eq!(most.load(Ordering::SeqCst), workers as i64);
-        assert_eq!(scene.groups.view(&name).await.unwrap().workers, workers);
+        assert_eq!(scene.groups.view(&name).await.unwrap().glance.workers, workers);
     }
     assert_eq!(count(&scene.seen, "group.scaled"), 3);
     for wrong in [0, tidegate_core::limits::WORKERS_MAX + 1] {
@@ -68,13 +68,13 @@ async fn a_paused_group_claims_nothing_and_loses_nothing() {
     scene.publish((0..10).map(event)).await;
     scene.world.clock.sleep(60 * MINUTE).await;
     let view = scene.groups.view(&name).await.unwrap();
-    assert_eq!((view.state, view.status.waiting, view.status.in_flight), (GroupState::Paused, 10, 0));
-    let pause = view.paused.unwrap();
+    assert_eq!((view.glance.state, view.status.waiting, view.status.in_flight), (GroupState::Paused, 10, 0));
+    let pause = view.glance.paused.unwrap();
     assert_eq!((pause.by.as_str(), pause.reason.as_str(), pause.until), ("ann", "they deploy", None));
     scene.groups.resume(&name, "bob").await.unwrap();
     scene.groups.resume(&name, "bob").await.unwrap();
     scene.until_settled("deliver", "done", 10).await;
-    assert_eq!(scene.groups.view(&name).await.unwrap().state, GroupState::Running);
+    assert_eq!(scene.groups.view(&name).await.unwrap().glance.state, GroupState::Running);
     assert_eq!(count(&scene.seen, "group.resumed"), 1, "resuming what runs is nothing");
     scene.finish().await;
 }
@@ -105,9 +105,9 @@ async fn a_later_pause_outlives_the_end_of_an_earlier_one() {
     scene.groups.pause(&name, "ann", "first", Some(now.plus(MINUTE))).await.unwrap();
     scene.groups.pause(&name, "bob", "second", Some(now.plus(10 * MINUTE))).await.unwrap();
     scene.world.clock.sleep(5 * MINUTE).await;
-    assert_eq!(scene.groups.view(&name).await.unwrap().paused.unwrap().by, "bob");
+    assert_eq!(scene.groups.view(&name).await.unwrap().glance.paused.unwrap().by, "bob");
     scene.world.clock.sleep(6 * MINUTE).await;
-    assert_eq!(scene.groups.view(&name).await.unwrap().paused, None);
+    assert_eq!(scene.groups.view(&name).await.unwrap().glance.paused, None);
     scene.finish().await;
 }
 
@@ -123,14 +123,14 @@ async fn pause_and_workers_survive_a_restart() {
     let mut scene = scene.finish().await.restart().await;
     scene.add(asked("deliver"), done()).await;
     let view = scene.groups.view(&name).await.unwrap();
-    assert_eq!((view.workers, view.paused.as_ref().unwrap().reason.as_str()), (9, "they deploy"));
+    assert_eq!((view.glance.workers, view.glance.paused.as_ref().unwrap().reason.as_str()), (9, "they deploy"));
     scene.until_settled("deliver", "done", 1).await;
     assert!(scene.world.clock.now() >= until, "the end of the pause survives too");
     let mut scene = scene.finish().await.restart().await;
     scene.add(asked("deliver").workers(3), done()).await;
     let view = scene.groups.view(&name).await.unwrap();
-    assert_eq!(view.workers, 3, "a changed configuration is the newer wish");
-    assert_eq!(view.paused, None);
+    assert_eq!(view.glance.workers, 3, "a changed configuration is the newer wish");
+    assert_eq!(view.glance.paused, None);
     scene.look();
     scene.finish().await;
 }

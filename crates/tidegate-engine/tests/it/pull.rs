@@ -191,6 +191,6 @@ async fn inside_and_outside_do_not_mix() {
     let claimed = scene.groups.claim(&group("inside"), "tester", 1, SECOND).await.unwrap_err();
     let scaled = scene.groups.scale(&group("pull"), 3, "ann").await.unwrap_err();
     assert_eq!((claimed.kind, scaled.kind), (FaultKind::Conflict, FaultKind::Conflict));
-    assert!(scene.groups.view(&group("pull")).await.unwrap().pull);
+    assert!(scene.groups.view(&group("pull")).await.unwrap().glance.pull);
     scene.finish().await;
 }

@@ -83,13 +83,13 @@ async fn a_pace_holds_until_the_group_has_caught_up() {
     let ask = SeekAsk { rate: Some(Rate { count: 2, per: SECOND }), ..asking(false) };
     let to = scene.groups.locate(&name, &SeekTo::Back(20)).await.unwrap();
     scene.groups.seek(&name, to, &ask).await.unwrap();
-    assert!(scene.groups.view(&name).await.unwrap().pace.is_some());
+    assert!(scene.groups.view(&name).await.unwrap().glance.pace.is_some());
     scene.until_settled("deliver", "done", 50).await;
     let took = scene.world.clock.now().since(began);
     assert!((9 * SECOND..12 * SECOND).contains(&took), "{took:?}");
     scene.publish((100..140).map(event)).await;
     scene.until_settled("deliver", "done", 90).await;
-    assert!(scene.groups.view(&name).await.unwrap().pace.is_none());
+    assert!(scene.groups.view(&name).await.unwrap().glance.pace.is_none());
     assert!(scene.world.clock.now().since(began) < took + 5 * SECOND, "what is new is not slowed down");
     scene.finish().await;
 }
@@ -102,12 +102,12 @@ async fn a_drain_finishes_what_was_there_and_pauses() {
     scene.publish((0..10).map(event)).await;
     let (name, until) = (group("deliver"), scene.world.clock.now().plus(MINUTE));
     scene.groups.drain(&name, "ann", "maintenance", until).await.unwrap();
-    assert_eq!(scene.groups.view(&name).await.unwrap().state, GroupState::Draining);
+    assert_eq!(scene.groups.view(&name).await.unwrap().glance.state, GroupState::Draining);
     scene.publish((10..15).map(event)).await;
     scene.until("it is drained", |seen| count(seen, "group.drained") == 1).await;
     let view = scene.groups.view(&name).await.unwrap();
-    assert_eq!((view.state, view.status.waiting, view.status.done), (GroupState::Paused, 5, 10));
-    assert_eq!(view.paused.unwrap().reason, "drained: maintenance");
+    assert_eq!((view.glance.state, view.status.waiting, view.status.done), (GroupState::Paused, 5, 10));
+    assert_eq!(view.glance.paused.unwrap().reason, "drained: maintenance");
     assert_eq!(scene.groups.drain(&name, "ann", "", until).await.unwrap_err().kind, FaultKind::Conflict);
     scene.groups.resume(&name, "ann").await.unwrap();
     scene.until_settled("deliver", "done", 15).await;
@@ -125,11 +125,11 @@ async fn a_drain_has_an_end_and_survives_a_restart() {
     scene.until_settled("deliver", "done", 2).await;
     let mut scene = scene.finish().await.restart().await;
     scene.add(asked("deliver").workers(1), slow(&scene, &seen)).await;
-    assert_eq!(scene.groups.view(&name).await.unwrap().state, GroupState::Draining);
+    assert_eq!(scene.groups.view(&name).await.unwrap().glance.state, GroupState::Draining);
     scene.until("it is drained", |seen| count(seen, "group.drained") == 1).await;
     let view = scene.groups.view(&name).await.unwrap();
-    assert_eq!(view.state, GroupState::Paused);
-    assert!(view.paused.unwrap().reason.starts_with("drained until its deadline"));
+    assert_eq!(view.glance.state, GroupState::Paused);
+    assert!(view.glance.paused.unwrap().reason.starts_with("drained until its deadline"));
     assert!(view.status.waiting > 10);
     scene.finish().await;
 }

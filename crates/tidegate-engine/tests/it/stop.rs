@@ -34,7 +34,7 @@ async fn draining_finishes_what_is_held_and_claims_nothing_more() {
     scene.publish((0..20).map(event)).await;
     scene.until("three run", |seen| count(seen, "attempt.started") == 3).await;
     scene.stopper.drain();
-    assert_eq!(scene.groups.view(&group("deliver")).await.unwrap().state, GroupState::Draining);
+    assert_eq!(scene.groups.view(&group("deliver")).await.unwrap().glance.state, GroupState::Draining);
     let running = scene.groups.running();
     assert_eq!(running.len(), 3);
     assert!(running.iter().all(|one| one.group == group("deliver") && one.attempt == 1));

@@ -107,8 +107,8 @@ impl Embedded {
         outputs: &Streams,
         step: &mut Step,
         statuses: &mut Vec<SettleStatus>,
-    ) -> Result<bool> {
-        let mut staging = self.staging(group, buries)?;
+    ) -> bool {
+        let mut staging = self.staging(group, buries);
         let mut size = step.bytes() - step.arena.len();
         for one in left {
             let items = step.items.len();
@@ -117,10 +117,10 @@ impl Embedded {
             statuses.push(if held { SettleStatus::Settled } else { SettleStatus::LeaseLost });
             size += step.items[items..].iter().map(Item::bytes).sum::<usize>();
             if size + step.arena.len() > limits::COMMIT_BYTES_MAX {
-                return Ok(true);
+                return true;
             }
         }
-        Ok(false)
+        false
     }
 
     fn write_aside(&self, group: &Arc<Group>, aside: Aside) -> Option<Step> {
@@ -391,7 +391,7 @@ impl Broker for Embedded {
             let buries = run.iter().any(|one| matches!(one.settlement, Settlement::Bury { .. }));
             let mut left = run.iter();
             while !left.as_slice().is_empty() {
-                let full = self.stage_some(&group, buries, &mut left, &outputs, &mut step, &mut statuses)?;
+                let full = self.stage_some(&group, buries, &mut left, &outputs, &mut step, &mut statuses);
                 if full {
                     let (answer, wait) = oneshot::channel();
                     let next = Step::new(step.durability);

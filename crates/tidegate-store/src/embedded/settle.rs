@@ -32,17 +32,17 @@ pub(crate) struct Staging<'a> {
     pub(crate) inner: MutexGuard<'a, GroupInner>,
     pub(crate) mark_claims: bool,
     pub(crate) now: Timestamp,
-    /// Where its dead letters go, when there are any.
+    /// Where its dead letters go; looked up before the group is locked, and only when there are any.
     pub(crate) dead: Option<Arc<Stream>>,
 }
 
 impl Embedded {
     /// Locks a group for settling. `buries`: whether any of it goes to the dead letters.
-    pub(crate) fn staging<'a>(&self, group: &'a Arc<Group>, buries: bool) -> Result<Staging<'a>> {
-        let dead = if buries { Some(self.state.dead_stream(&group.stream.name)?) } else { None };
+    pub(crate) fn staging<'a>(&self, group: &'a Arc<Group>, buries: bool) -> Staging<'a> {
+        let dead = buries.then(|| self.state.dead_stream(&group.stream.name).ok()).flatten();
         let mark_claims = group.spec.read().mark_claims;
         let now = self.state.clock.now();
-        Ok(Staging { group, inner: group.inner.lock(), mark_claims, now, dead })
+        Staging { group, inner: group.inner.lock(), mark_claims, now, dead }
     }
 
     /// Finds the streams of all outputs and checks the events, before anything is staged.

@@ -13,7 +13,10 @@ use tidegate_core::{
         StreamSpec,
     },
 };
-use tidegate_store::embedded::{self, Embedded, EmbeddedOptions};
+use tidegate_store::{
+    disk::Disk as _,
+    embedded::{self, Embedded, EmbeddedOptions},
+};
 use tidegate_testkit::SimDisk;
 
 use crate::places::{DIR, clock, stepped};
@@ -146,4 +149,45 @@ async fn a_healthy_store_is_called_healthy() {
     let store = open(&disk, &clock).unwrap();
     assert!(store.status().damage.is_empty());
     assert_eq!(embedded::check(&disk, Path::new(DIR)).unwrap_err().kind, FaultKind::Conflict, "it is in use");
+}
+
+/// Returns where the bytes that are not zero end in each file of the journal.
+fn written(disk: &SimDisk) -> Vec<(String, usize)> {
+    let folder = Path::new(DIR).join("journal");
+    let mut names = disk.list(&folder).unwrap();
+    names.sort();
+    let end = |name: &String| {
+        let file = disk.open(&folder.join(name), false).unwrap();
+        let mut bytes = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
+        file.read_at(&mut bytes, 0).unwrap();
+        bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1)
+    };
+    names.into_iter().map(|name| (name.clone(), end(&name))).collect()
+}
+
+/// What of a refused write reached the disk could be read later as part of another frame that is torn.
+#[tokio::test]
+async fn of_a_refused_write_nothing_is_left() {
+    let clock = clock();
+    let disk = furnished(&clock).await;
+    let store = open(&disk, &clock).unwrap();
+    let stream = names().0;
+    let large = |id: String| Event::new(id, "/s", "t").with_data(Data::Text("x".repeat(3000).into()));
+    // In a segment that was just begun the next event finds room, so that the disk refuses it and not the journal.
+    let segments = written(&disk).len();
+    let mut fillers = 0;
+    while written(&disk).len() == segments {
+        fillers += 1;
+        store.append(&stream, vec![large(format!("filler {fillers}"))]).await.unwrap();
+    }
+    let (good, before, bytes) = (shown(&store).await.unwrap(), written(&disk), disk.calls().bytes);
+    disk.fill(600, None);
+    store.append(&stream, vec![large("refused".to_owned())]).await.unwrap_err();
+    assert!(disk.calls().bytes > bytes + 3000, "it was tried");
+    assert_eq!(written(&disk), before);
+    disk.make_room();
+    drop(store);
+    disk.crash(1);
+    let store = open(&disk, &clock).unwrap();
+    assert_eq!((shown(&store).await.unwrap(), store.status().damage), (good, Vec::new()));
 }

@@ -104,6 +104,18 @@ fn defaults_make_a_node() {
     assert_eq!((spec("mail").dedupe, spec("mail").max_backlog, spec("mail").retain.age), (None, None, None));
 }
 
+/// What programs that embed the engine get without settings is what a configuration gives.
+#[test]
+fn defaults_are_those_of_the_crates() {
+    let text = "version: 1\nstreams: { s: {} }\ngroups: { g: { from: s, sink: { type: pull } } }";
+    let config = read(text).unwrap();
+    let (stream, name) = (StreamName::new("s").unwrap(), GroupName::new("g").unwrap());
+    assert_eq!(config.streams["s"].spec(&stream), store::StreamSpec::new(stream.clone()));
+    let group = &config.groups["g"];
+    assert_eq!(group.spec(&name, true), store::GroupSpec::new(name.clone(), stream.clone()));
+    assert_eq!(crate::wire::policy(&name, group, None), tidegate_engine::GroupPolicy::new(name, stream));
+}
+
 #[test]
 fn unknown_keys_are_named_with_the_nearest_one() {
     let meant = |key: &str, near: &str| format!("{key}: unknown key; did you mean \"{near}\"?");
