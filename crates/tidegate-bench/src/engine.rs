@@ -278,6 +278,7 @@ impl Works {
             stream: crew.spec.stream.clone(),
             workers: crew.workers,
             timeout: Duration::from_secs(30),
+            timeout_max: None,
             lease: Duration::from_secs(60),
             retry: RetryPolicy::default(),
             stages: crew.stages,

@@ -3,10 +3,13 @@
 //! The stored form (`encode`/`decode`) is versioned by its first byte and is part of the on-disk format.
 //! The forms seen by the outside (JSON, HTTP headers) live in `cloudevents.rs`.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use bytestring::ByteString;
 
 use crate::{
+    config::Time,
     fault::{Fault, FaultKind, Origin, Result, Retry},
     limits,
 };
@@ -128,6 +131,8 @@ pub const PARTITION_KEY: &str = "partitionkey";
 pub const DELIVER_AT: &str = "deliverat";
 /// Extension attribute that says when the event is worthless (RFC 3339).
 pub const EXPIRY_TIME: &str = "expirytime";
+/// Extension attribute that bounds one attempt on the event (a duration such as `90s`).
+pub const TIMEOUT: &str = "timeout";
 /// Extension attribute of W3C trace context.
 pub const TRACE_PARENT: &str = "traceparent";
 /// Extension attribute that ties events of one story together.
@@ -213,6 +218,12 @@ impl Event {
         known.map(|text| Cow::Borrowed(&**text))
     }
 
+    /// Returns how long one attempt on it may take, when the event says so.
+    pub fn timeout(&self) -> Option<Duration> {
+        let asked: Time = self.extension(TIMEOUT)?.parse().ok()?;
+        Some(asked.get()).filter(|asked| !asked.is_zero())
+    }
+
     /// Checks everything that the specification and the limits ask of an event.
     pub fn check(&self) -> Result<()> {
         for (name, value) in [("id", &self.id), ("source", &self.source), ("type", &self.kind)] {
@@ -242,6 +253,12 @@ impl Event {
             if let Some(value) = value {
                 crate::clock::Timestamp::parse(value).map_err(|fault| fault.within(format!("attribute {name:?}")))?;
             }
+        }
+        if self.attribute(TIMEOUT).is_some() && self.timeout().is_none() {
+            let given = self.attribute(TIMEOUT).unwrap_or_default();
+            return Err(Fault::invalid(format!(
+                "attribute {TIMEOUT:?}: {given:?} is not a duration of more than zero such as \"500ms\", \"30s\" or \"5m\""
+            )));
         }
         if self.extensions.len() > limits::EXTENSIONS_MAX {
             return Err(Fault::invalid(format!("more than {} extension attributes", limits::EXTENSIONS_MAX)));
@@ -529,6 +546,24 @@ mod tests {
         bad(|event| event.data = Data::Binary(vec![0; limits::EVENT_BYTES_MAX].into()), "larger");
         bad(|event| event.kind = "a\nb".into(), "control");
         bad(|event| event.extensions.push(("data".into(), Attribute::Boolean(true))), "core attribute");
+    }
+
+    #[test]
+    fn the_time_of_an_attempt_is_a_duration() {
+        let with = |value: Attribute| {
+            let mut event = full();
+            event.extensions.push((TIMEOUT.into(), value));
+            event
+        };
+        let text = |text: &str| with(Attribute::Text(text.to_owned().into()));
+        assert_eq!(full().timeout(), None);
+        assert_eq!(text("90s").timeout(), Some(Duration::from_secs(90)));
+        assert!(text("90s").check().is_ok());
+        for bad in [text("soon"), text("0s"), text("-1s"), text(""), with(Attribute::Integer(30))] {
+            let note = bad.check().unwrap_err().note().to_owned();
+            assert!(note.starts_with("attribute \"timeout\": "), "{note}");
+            assert_eq!(bad.timeout(), None, "what stands in an older store is as good as nothing");
+        }
     }
 
     #[test]

@@ -35,6 +35,7 @@ use bytestring::ByteString;
 use tidegate_core::{
     clock::Timestamp,
     decide::RetryPolicy,
+    event::Event,
     fault::{Fault, Result},
     guard::{Gate, Guard},
     handler::Handler,
@@ -76,6 +77,8 @@ pub struct GroupPolicy {
     pub workers: usize,
     /// Longest time of one attempt.
     pub timeout: Duration,
+    /// The same for an event that asks for more time than that, in its attribute `timeout`; none = it gets no more.
+    pub timeout_max: Option<Duration>,
     /// How long a delivery is lent before it must be renewed; workers here renew by themselves.
     pub lease: Duration,
     /// How often and how soon a failed delivery is tried again.
@@ -88,7 +91,12 @@ impl GroupPolicy {
     /// One worker, 30 s for an attempt, eight attempts with a growing wait: what a configuration without settings gives.
     pub fn new(name: GroupName, stream: StreamName) -> Self {
         let (timeout, lease, retry) = (Duration::from_secs(30), Duration::from_secs(60), RetryPolicy::default());
-        Self { name, stream, workers: 1, timeout, lease, retry, stages: Stages::default() }
+        Self { name, stream, workers: 1, timeout, timeout_max: None, lease, retry, stages: Stages::default() }
+    }
+
+    /// Returns how long one attempt on an event may take.
+    fn bound(&self, event: &Event) -> Duration {
+        event.timeout().map_or(self.timeout, |asked| asked.min(self.timeout_max.unwrap_or(self.timeout)))
     }
 
     fn check(&self) -> Result<()> {
@@ -96,6 +104,9 @@ impl GroupPolicy {
         check_workers(&self.name, self.workers)?;
         if self.timeout.is_zero() || self.lease.is_zero() {
             return fail("timeout and lease must be longer than nothing".to_owned());
+        }
+        if self.timeout_max.is_some_and(|most| most < self.timeout) {
+            return fail("timeout_max must not be shorter than timeout".to_owned());
         }
         if self.lease.as_secs() > limits::LEASE_SECONDS_MAX {
             return fail(format!("lease is longer than {} s", limits::LEASE_SECONDS_MAX));

@@ -228,6 +228,7 @@ pub(crate) fn policy(name: &GroupName, settings: &GroupConfig, schema: Option<Sc
         stream: settings.from.clone(),
         workers: settings.workers,
         timeout: settings.timeout.get(),
+        timeout_max: settings.timeout_max.map(Into::into),
         lease: settings.lease.get(),
         retry: settings.retry_policy(),
         stages: settings.stages().checked(schema),

@@ -131,6 +131,9 @@ pub(crate) struct Policy {
     /// Longest time of one attempt.
     #[schema(example = "30s")]
     timeout: String,
+    /// Longest time of one attempt that an event can ask for.
+    #[schema(example = "30s")]
+    timeout_max: String,
     /// How long a delivery is lent before it must be renewed.
     #[schema(example = "60s")]
     lease: String,
@@ -201,6 +204,7 @@ impl From<GroupView> for Group {
             gate: gate_word(view.gate),
             policy: Policy {
                 timeout: duration_text(view.policy.timeout),
+                timeout_max: duration_text(view.policy.timeout_max.unwrap_or(view.policy.timeout)),
                 lease: duration_text(view.policy.lease),
                 retry: Retry {
                     attempts: view.policy.retry.attempts,

@@ -61,6 +61,7 @@ fn group() -> GroupView {
         stream,
         workers: 4,
         timeout,
+        timeout_max: None,
         lease,
         retry: RetryPolicy::default(),
         stages: tidegate_rules::Stages::default(),

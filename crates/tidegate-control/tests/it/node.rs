@@ -82,6 +82,7 @@ fn group(name: &str, stream: &str) -> (GroupSpec, GroupPolicy) {
         stream,
         workers: 4,
         timeout: Duration::from_secs(30),
+        timeout_max: None,
         lease: Duration::from_secs(60),
         retry: RetryPolicy { attempts: 3, first: Duration::from_millis(1), ..RetryPolicy::default() },
         stages: tidegate_rules::Stages::default(),

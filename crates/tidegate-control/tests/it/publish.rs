@@ -195,6 +195,27 @@ async fn unknown_streams_and_strange_names_are_refused() {
     assert!(dead.status.is_client_error(), "nobody but the store buries: {}", dead.text());
 }
 
+/// What an event asks for itself is refused at the edge when it cannot be read, by its name and place.
+#[tokio::test]
+async fn what_an_event_asks_for_is_checked() {
+    let node = Node::start().await;
+    let with = |name: &str, value: Value| {
+        let mut event = event("a");
+        event[name] = value;
+        event
+    };
+    for (name, value) in [("timeout", json!("soon")), ("timeout", json!(30)), ("timeout", json!("0s"))] {
+        let batch = json!([event("good"), with(name, value)]).to_string();
+        let answer = publish(&node, &[("content-type", "application/cloudevents-batch+json")], batch).await;
+        let problem = answer.problem(400, "invalid");
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains("event 1") && detail.contains(&format!("attribute {name:?}")), "{detail}");
+    }
+    assert_eq!(count(&node).await, 0);
+    let good = with("timeout", json!("90s")).to_string();
+    publish(&node, &[("content-type", "application/cloudevents+json")], good).await.good();
+}
+
 #[tokio::test]
 async fn backpressure_says_when_to_come_back() {
     let node = Node::start().await;

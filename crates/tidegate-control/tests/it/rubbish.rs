@@ -29,6 +29,7 @@ const HEADERS: &[&str] = &[
     "ce-deliverat",
     "ce-expirytime",
     "ce-partitionkey",
+    "ce-timeout",
     "ce-Strange-Name",
     "idempotency-key",
     "traceparent",

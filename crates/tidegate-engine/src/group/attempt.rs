@@ -3,7 +3,7 @@
 //! **Invariant:** whatever a handler does (panic, hang, answer rubbish), each delivery of the batch gets exactly one
 //! settlement, and nothing but this batch is harmed.
 
-use std::panic::AssertUnwindSafe;
+use std::{panic::AssertUnwindSafe, time::Duration};
 
 use futures::FutureExt;
 use tidegate_core::{
@@ -27,11 +27,16 @@ enum Broken {
     Crashed(String),
 }
 
-/// Tries deliveries together and returns one settlement per delivery, in order.
-pub(super) async fn attempt(group: &Group, handler: &dyn Handler, deliveries: &[Delivery]) -> Vec<Settled> {
+/// Tries deliveries together, for at most `within`, and returns one settlement per delivery, in order.
+pub(super) async fn attempt(
+    group: &Group,
+    handler: &dyn Handler,
+    deliveries: &[Delivery],
+    within: Duration,
+) -> Vec<Settled> {
     let mut settled = Vec::with_capacity(deliveries.len());
     announce(group, deliveries.iter().map(Subject::from));
-    let crashed = match trial(group, handler, deliveries, &mut settled).await {
+    let crashed = match trial(group, handler, deliveries, within, &mut settled).await {
         Ok(()) => return settled,
         Err(crashed) => crashed,
     };
@@ -41,7 +46,7 @@ pub(super) async fn attempt(group: &Group, handler: &dyn Handler, deliveries: &[
     }
     // Nobody knows which of them broke the handler: each is tried alone, so that the others do not pay for it.
     for delivery in deliveries {
-        if let Err(crashed) = trial(group, handler, std::slice::from_ref(delivery), &mut settled).await {
+        if let Err(crashed) = trial(group, handler, std::slice::from_ref(delivery), within, &mut settled).await {
             settled.push(judge(group, &delivery.into(), crashed));
         }
     }
@@ -53,11 +58,12 @@ async fn trial(
     group: &Group,
     handler: &dyn Handler,
     deliveries: &[Delivery],
+    within: Duration,
     settled: &mut Vec<Settled>,
 ) -> Result<(), Ended> {
     let at = group.cx.clock.now();
     let watch = group.cx.clock.stopwatch();
-    let called = call(group, handler, deliveries).await;
+    let called = call(group, handler, deliveries, within).await;
     let took = watch.elapsed();
     let same = |outcome: Outcome, settled: &mut Vec<Settled>| {
         for delivery in deliveries {
@@ -72,7 +78,7 @@ async fn trial(
         }
         Err(Broken::Interrupted) => same(Outcome::Interrupted, settled),
         Err(Broken::TimedOut) => {
-            let message = format!("handler took longer than {:?}", group.policy.timeout);
+            let message = format!("handler took longer than {within:?}");
             same(Outcome::Failed(Failure::new(FaultClass::Timeout, message)), settled);
         }
         Err(Broken::Crashed(message)) => {
@@ -82,13 +88,18 @@ async fn trial(
     Ok(())
 }
 
-async fn call(group: &Group, handler: &dyn Handler, deliveries: &[Delivery]) -> Result<Vec<Outcome>, Broken> {
+async fn call(
+    group: &Group,
+    handler: &dyn Handler,
+    deliveries: &[Delivery],
+    within: Duration,
+) -> Result<Vec<Outcome>, Broken> {
     // The call is dropped inside of what catches panics: dropping a handler's future may panic too.
     let guarded = async {
         tokio::select! {
             biased;
             () = group.cx.stop.aborted() => Err(Broken::Interrupted),
-            ended = tokio::time::timeout(group.policy.timeout, handler.handle(&group.cx, deliveries)) => {
+            ended = tokio::time::timeout(within, handler.handle(&group.cx, deliveries)) => {
                 ended.map_err(|_elapsed| Broken::TimedOut)
             }
         }

@@ -221,8 +221,8 @@ impl Claimer {
         let group = &*self.group;
         let now = group.cx.clock.now();
         debug_assert!(deliveries.len() <= batches.saturating_mul(group.batch_max), "never more than there is room for");
-        while deliveries.len() > group.batch_max {
-            let rest = deliveries.split_off(group.batch_max);
+        while let Some(count) = group.first_batch(&deliveries) {
+            let rest = deliveries.split_off(count);
             group.seat(group.flight.hold(std::mem::replace(&mut deliveries, rest), now, lease_until));
         }
         if !deliveries.is_empty() {
@@ -232,6 +232,22 @@ impl Claimer {
 }
 
 impl Group {
+    /// Says how many from the front are one batch, when that is not all: as many as the handler takes at a time, of those
+    /// that are given the same time.
+    fn first_batch(&self, deliveries: &[Delivery]) -> Option<usize> {
+        let most = self.batch_max.min(deliveries.len());
+        let within = |delivery: &Delivery| self.policy.bound(&delivery.event);
+        let alike = match most {
+            0 | 1 => most,
+            _ => deliveries
+                .iter()
+                .take(most)
+                .take_while(|one| Some(within(one)) == deliveries.first().map(within))
+                .count(),
+        };
+        Some(alike).filter(|count| *count < deliveries.len())
+    }
+
     pub(super) fn tell_claimed(&self, claimed: &Claimed) {
         let count = claimed.deliveries.len() as u64;
         let (duplicates, expired) = (u64::from(claimed.duplicates), u64::from(claimed.expired));

@@ -1,7 +1,7 @@
 //! Groups whose workers are outside: they claim, extend and settle over the API.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::atomic::{AtomicI64, AtomicUsize, Ordering},
     time::Duration,
 };
@@ -88,6 +88,8 @@ struct Holding {
     wanted_at: Timestamp,
     since: Timestamp,
     expires_at: Timestamp,
+    /// When its lease ends for good, when the event bounds its attempt.
+    deadline: Option<Timestamp>,
 }
 
 /// An outcome from outside for something that is held.
@@ -183,8 +185,9 @@ impl Group {
     }
 
     async fn pull_once(&self, by: &ByteString, max: usize) -> Result<(Vec<Delivery>, Looked)> {
-        let claimed = self.store.claim(&self.ask(max.clamp(1, limits::CLAIM_MAX))).await?;
+        let mut claimed = self.store.claim(&self.ask(max.clamp(1, limits::CLAIM_MAX))).await?;
         self.tell_claimed(&claimed);
+        let deadlines = self.bound_leases(&mut claimed.deliveries).await;
         let newest = claimed.deliveries.last().map(|delivery| delivery.position);
         let none_due = newest.is_none() && claimed.next_due.is_none();
         self.paced(claimed.deliveries.len(), newest, none_due).await?;
@@ -203,9 +206,25 @@ impl Group {
         if !stopped.is_empty() {
             self.settle_stopped(stopped).await?;
         }
-        self.lend(by, &deliveries);
+        self.lend(by, &deliveries, &deadlines);
         announce(self, deliveries.iter().map(Subject::from));
         Ok((deliveries, looked))
+    }
+
+    /// Ends the leases of events that bound their attempt when that time is over; returns when that is.
+    async fn bound_leases(&self, deliveries: &mut [Delivery]) -> HashMap<LeaseToken, Timestamp> {
+        let now = self.cx.clock.now();
+        let deadline = |delivery: &Delivery| Some((delivery.lease.token, now.plus(delivery.event.timeout()?)));
+        let deadlines: HashMap<LeaseToken, Timestamp> = deliveries.iter().filter_map(deadline).collect();
+        for Delivery { lease, .. } in deliveries {
+            if let Some(until) = deadlines.get(&lease.token).copied().filter(|until| *until < lease.expires_at)
+                // A store that cannot do that now lets it go on for as long as any other lease.
+                && self.store.extend(&[lease.token], until).await.is_ok()
+            {
+                lease.expires_at = until;
+            }
+        }
+        deadlines
     }
 
     fn triaged(&self, delivery: &Delivery) -> Option<Settled> {
@@ -228,7 +247,7 @@ impl Group {
         Ok(())
     }
 
-    fn lend(&self, by: &ByteString, deliveries: &[Delivery]) {
+    fn lend(&self, by: &ByteString, deliveries: &[Delivery], deadlines: &HashMap<LeaseToken, Timestamp>) {
         let now = self.cx.clock.now();
         let mut held = self.lent.held.lock();
         if now.since(held.swept_at) >= SWEEP_EVERY {
@@ -244,6 +263,7 @@ impl Group {
                 wanted_at: subject.wanted_at,
                 since: now,
                 expires_at: delivery.lease.expires_at,
+                deadline: deadlines.get(&delivery.lease.token).copied(),
             };
             held.group = Some(delivery.lease.token.group);
             held.deliveries.insert(delivery.lease.token, holding);
@@ -311,15 +331,33 @@ impl Group {
         Ok(statuses)
     }
 
-    /// Extends leases that workers outside hold; false where the lease was lost.
+    /// Extends leases that workers outside hold, but not beyond the time that an event allows for its attempt; false
+    /// where the lease was lost.
     pub(crate) async fn extend_pulled(&self, tokens: &[LeaseToken], by: Duration) -> Result<Vec<bool>> {
         self.check_pull()?;
-        let until = self.cx.clock.now().plus(by.min(Duration::from_secs(limits::LEASE_SECONDS_MAX)));
-        let extended = self.store.extend(tokens, until).await?;
-        let mut held = self.lent.held.lock();
-        for (token, _) in tokens.iter().zip(&extended).filter(|(_, extended)| **extended) {
-            if let Some(holding) = held.deliveries.get_mut(token) {
-                holding.expires_at = until;
+        let now = self.cx.clock.now();
+        let until = now.plus(by.min(Duration::from_secs(limits::LEASE_SECONDS_MAX)));
+        let mut ends: BTreeMap<Timestamp, Vec<usize>> = BTreeMap::new();
+        {
+            let held = self.lent.held.lock();
+            for (index, token) in tokens.iter().enumerate() {
+                let deadline = held.deliveries.get(token).and_then(|holding| holding.deadline);
+                let end = deadline.map_or(until, |deadline| deadline.min(until));
+                ends.entry(end).or_default().push(index);
+            }
+        }
+        let mut extended = vec![false; tokens.len()];
+        for (until, indices) in ends.into_iter().filter(|(until, _)| *until > now) {
+            let some: Vec<LeaseToken> = indices.iter().filter_map(|index| tokens.get(*index).copied()).collect();
+            let answers = self.store.extend(&some, until).await?;
+            let mut held = self.lent.held.lock();
+            for ((index, token), answer) in indices.iter().zip(&some).zip(answers) {
+                if let Some(slot) = extended.get_mut(*index) {
+                    *slot = answer;
+                }
+                if let Some(holding) = held.deliveries.get_mut(token).filter(|_| answer) {
+                    holding.expires_at = until;
+                }
             }
         }
         Ok(extended)

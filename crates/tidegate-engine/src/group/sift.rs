@@ -37,7 +37,12 @@ pub(super) fn sift(group: &Group, delivery: &mut Delivery) -> Option<Settled> {
 }
 
 /// Sifts a batch, tries what is left of it, and returns one settlement per delivery, in order.
-pub(super) async fn attempt_sifted(group: &Group, handler: &dyn Handler, batch: &[Delivery]) -> Vec<Settled> {
+pub(super) async fn attempt_sifted(
+    group: &Group,
+    handler: &dyn Handler,
+    batch: &[Delivery],
+    within: Duration,
+) -> Vec<Settled> {
     let mut left = Vec::with_capacity(batch.len());
     let mut settled = Vec::with_capacity(batch.len());
     for delivery in batch {
@@ -48,7 +53,10 @@ pub(super) async fn attempt_sifted(group: &Group, handler: &dyn Handler, batch: 
         }
         settled.push(verdict);
     }
-    let tried = if left.is_empty() { Vec::new() } else { super::attempt::attempt(group, handler, &left).await };
+    let tried = match left.is_empty() {
+        true => Vec::new(),
+        false => super::attempt::attempt(group, handler, &left, within).await,
+    };
     let mut tried = tried.into_iter();
     settled.into_iter().filter_map(|verdict| verdict.or_else(|| tried.next())).collect()
 }

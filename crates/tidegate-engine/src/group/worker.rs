@@ -67,9 +67,12 @@ impl Service for Worker {
         while let Some(batch) = self.group.ready.next(&cx.stop).await {
             let mut seat = Seat { group: &self.group, batch: Some(batch.clone()) };
             batch.start(self.group.cx.clock.now());
-            let settled = match self.group.policy.stages.is_empty() {
-                true => attempt(&self.group, &*self.handler, &batch.deliveries).await,
-                false => attempt_sifted(&self.group, &*self.handler, &batch.deliveries).await,
+            let policy = &self.group.policy;
+            // All of a batch are given the same time, and a stage does not change it.
+            let within = batch.deliveries.first().map_or(policy.timeout, |first| policy.bound(&first.event));
+            let settled = match policy.stages.is_empty() {
+                true => attempt(&self.group, &*self.handler, &batch.deliveries, within).await,
+                false => attempt_sifted(&self.group, &*self.handler, &batch.deliveries, within).await,
             };
             seat.leave(settled);
         }

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where it fails, helpers included")]
 #![expect(clippy::wildcard_enum_match_arm, reason = "a test looks for one notice among all")]
 
+mod bounds;
 mod control;
 mod desk;
 mod duplicates;

@@ -138,6 +138,7 @@ pub(crate) fn asked(name: &str) -> Asked {
             stream,
             workers: 4,
             timeout: 60 * SECOND,
+            timeout_max: None,
             lease: 30 * SECOND,
             retry: RetryPolicy { attempts: 4, first: SECOND, factor: 2.0, max: MINUTE },
             stages: Stages::default(),

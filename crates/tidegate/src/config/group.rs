@@ -46,9 +46,14 @@ pub struct GroupConfig {
     /// Where a new group starts in its stream.
     #[serde(default)]
     pub start: Start,
-    /// Longest time of one attempt; a handler that takes longer is stopped and the attempt counts as failed.
+    /// Longest time of one attempt; a handler that takes longer is stopped and the attempt counts as failed. An event can
+    /// ask for less, or for more up to `timeout_max`, with its extension attribute `timeout`, such as `90s`. A pull worker
+    /// keeps its own time: it is lent an event that has this attribute for no longer than that.
     #[serde(default = "timeout")]
     pub timeout: Time,
+    /// Longest time of one attempt that an event can ask for. Absent = `timeout`.
+    #[serde(default)]
+    pub timeout_max: Option<Time>,
     /// How long a delivery is lent. Inside the node it is renewed while the handler runs; a pull worker extends it itself.
     #[serde(default = "lease")]
     pub lease: Time,
@@ -192,6 +197,9 @@ impl GroupConfig {
         here.at("stages")
             .require(self.stages.len() <= limits::STAGES_MAX, || format!("must be at most {}", limits::STAGES_MAX));
         here.at("timeout").require(!self.timeout.is_zero(), || "must be more than zero".to_owned());
+        let most = self.timeout_max.unwrap_or(self.timeout);
+        here.at("timeout_max")
+            .require(most >= self.timeout, || format!("must not be shorter than timeout, {}", self.timeout));
         here.at("lease")
             .require((LEASE_MIN..=LEASE_MAX).contains(&self.lease), || format!("must be {LEASE_MIN} to {LEASE_MAX}"));
         here.at("on_failure").require(self.on_failure == OnFailure::Skip || self.order_by.is_some(), || {
