@@ -282,6 +282,7 @@ impl Works {
             lease: Duration::from_secs(60),
             retry: RetryPolicy::default(),
             stages: crew.stages,
+            results: None,
         };
         groups.add(&crew.spec, policy, Some(crew.handler)).await?;
         let publisher = Publisher::new(store.clone(), cx.clone());

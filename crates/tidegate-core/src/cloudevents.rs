@@ -23,13 +23,11 @@ mod write;
 use bytes::Bytes;
 use bytestring::ByteString;
 
-use self::{
-    headers::PREFIX,
-    media::{Media, data_of},
-};
+use self::{headers::PREFIX, media::Media};
 pub use self::{
     headers::to_http_headers,
     json::{from_json, from_json_batch},
+    media::data_of,
     write::write_json,
 };
 use crate::{
@@ -85,6 +83,16 @@ pub fn from_http<'h>(
             Ok(vec![headers::from_headers(&head.attributes, head.content_type, body)?])
         }
     }
+}
+
+/// Tells whether data of this content type is JSON.
+pub fn is_json(content_type: &str) -> bool {
+    Media::is_json(content_type)
+}
+
+/// Tells whether a body of this content type is a batch of events.
+pub fn is_batch(content_type: &str) -> bool {
+    matches!(Media::of(content_type), Ok(Media::Batch))
 }
 
 /// Tells whether a body of this content type can be read at all; [`from_http`] refuses the others.

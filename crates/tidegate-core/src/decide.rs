@@ -61,7 +61,7 @@ pub fn decide(
     let spent_before = tally.attempt.saturating_sub(1);
     let bury = |failure: Failure| Settlement::Bury { failure, config: config.clone() };
     match outcome {
-        Outcome::Done(outputs) => Settlement::Done(outputs),
+        Outcome::Done(outputs) | Outcome::Answered { outputs, .. } => Settlement::Done(outputs),
         Outcome::Interrupted => Settlement::Release,
         Outcome::Snooze(wait) => {
             Settlement::RetryAt { at: now.plus(wait), attempts: spent_before, crashes: tally.crashes }
@@ -115,6 +115,7 @@ pub fn triage(tally: Tally, policy: &RetryPolicy, config: &ByteString) -> Option
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::result::Answer;
 
     const NOW: Timestamp = Timestamp::from_millis(1_000_000);
 
@@ -174,6 +175,7 @@ mod tests {
     #[test]
     fn outcomes_that_are_no_failures() {
         assert_eq!(run(Outcome::DONE, 3, 0), Settlement::Done(Vec::new()));
+        assert_eq!(run(Outcome::answered(Answer::text("yes")), 3, 0), Settlement::Done(Vec::new()));
         assert_eq!(run(Outcome::Interrupted, 3, 2), Settlement::Release);
         assert_eq!(run(Outcome::Snooze(Duration::from_secs(9)), 3, 1), retry(9000, 2, 1));
         let rejected = run(Outcome::Reject(Failure::new(FaultClass::Transient, "no")), 1, 0);

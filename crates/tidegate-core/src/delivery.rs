@@ -9,6 +9,7 @@ use crate::{
     event::Event,
     fault::{Failure, Fault, FaultClass, Result},
     names::{GroupName, StreamName},
+    result::Answer,
 };
 
 /// Place of an event in its stream. Positions of one stream grow; nothing else may be read from them.
@@ -145,6 +146,14 @@ pub struct Delivery {
 pub enum Outcome {
     /// It is done; publish these events in the same commit.
     Done(Vec<(StreamName, Event)>),
+    /// It is done, and this is the answer; publish these events in the same commit. The answer is kept when the group
+    /// keeps results.
+    Answered {
+        /// What is given back.
+        answer: Answer,
+        /// What is published.
+        outputs: Vec<(StreamName, Event)>,
+    },
     /// Not now; try again after this time. Spends nothing.
     Snooze(Duration),
     /// It can never be processed; dead letter.
@@ -158,6 +167,11 @@ pub enum Outcome {
 impl Outcome {
     /// It is done and publishes nothing.
     pub const DONE: Self = Self::Done(Vec::new());
+
+    /// It is done and this is the answer.
+    pub fn answered(answer: Answer) -> Self {
+        Self::Answered { answer, outputs: Vec::new() }
+    }
 }
 
 /// What is done with a delivery: decided by [`crate::decide::decide`], carried out by the store in one commit.

@@ -14,6 +14,7 @@ pub mod limits;
 pub mod names;
 pub mod notice;
 pub mod order;
+pub mod result;
 pub mod seek;
 pub mod service;
 mod signature;

@@ -104,6 +104,10 @@ limits! {
     CONNECT_SECONDS_MAX: u64 = 5, "seconds";
     /// Longest wait that an outside target may ask for; a longer one is cut.
     RETRY_AFTER_SECONDS_MAX: u64 = 3600, "seconds";
+    /// Largest answer of a handler that is kept as the result of an event.
+    RESULT_BYTES_MAX: usize = 256 * KIB, "bytes";
+    /// Most results that one group may keep.
+    RESULTS_MAX: u64 = 10_000_000, "results";
     /// Most dead letters that one reprocess, resolve or discard request moves in one atomic step.
     DEAD_STEP_MAX: usize = 500, "entries";
     /// Most kept events that a search for one by its id looks at.
@@ -180,6 +184,7 @@ pub const CLAIM_WAIT_MAX: Duration = Duration::from_secs(CLAIM_WAIT_SECONDS_MAX)
 
 const _: () = assert!(EVENT_BYTES_MAX <= BODY_BYTES_MAX);
 const _: () = assert!(ATTRIBUTE_BYTES_MAX * 4 <= EVENT_BYTES_MAX);
+const _: () = assert!(RESULT_BYTES_MAX + 8 * ATTRIBUTE_BYTES_MAX <= EVENT_BYTES_MAX, "a result must fit an event");
 const _: () =
     assert!(STEP_BYTES_MAX + 2 * COMMIT_BYTES_MAX < SEGMENT_BYTES_MIN, "a commit must fit the smallest segment");
 const _: () = assert!(BODY_BYTES_MAX + 64 * BATCH_EVENTS_MAX <= STEP_BYTES_MAX, "a request must fit one step");

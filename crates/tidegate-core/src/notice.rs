@@ -82,6 +82,8 @@ notices! {
     AttemptInterrupted = "attempt.interrupted" { group: GroupName, event: ByteString, position: Position, attempt: u32 }
     /// Deliveries were settled and it is durable.
     Settled = "group.settled" { group: GroupName, outcome: &'static str, count: u64 }
+    /// A delivery was done and its result is kept.
+    ResultKept = "result.kept" { group: GroupName, event: ByteString, position: Position }
     /// A lease ran out or a settle came too late; the delivery is or was lent again.
     LeaseLost = "lease.lost" { group: GroupName, count: u64 }
     /// A delivery was buried in the dead letters.

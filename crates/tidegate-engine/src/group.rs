@@ -16,6 +16,7 @@ mod flight;
 mod judge;
 mod pull;
 mod renew;
+mod results;
 mod settle;
 mod sift;
 mod steer;
@@ -42,6 +43,7 @@ use tidegate_core::{
     limits,
     names::{GroupName, StreamName},
     notice::Notice,
+    result::ResultsPolicy,
     service::Context,
     store::{Claim, GroupSpec, Store},
 };
@@ -85,13 +87,25 @@ pub struct GroupPolicy {
     pub retry: RetryPolicy,
     /// Which events it handles, and as what.
     pub stages: Stages,
+    /// How long it keeps what its handler answers; none = it does not.
+    pub results: Option<ResultsPolicy>,
 }
 
 impl GroupPolicy {
     /// One worker, 30 s for an attempt, eight attempts with a growing wait: what a configuration without settings gives.
     pub fn new(name: GroupName, stream: StreamName) -> Self {
         let (timeout, lease, retry) = (Duration::from_secs(30), Duration::from_secs(60), RetryPolicy::default());
-        Self { name, stream, workers: 1, timeout, timeout_max: None, lease, retry, stages: Stages::default() }
+        Self {
+            name,
+            stream,
+            workers: 1,
+            timeout,
+            timeout_max: None,
+            lease,
+            retry,
+            stages: Stages::default(),
+            results: None,
+        }
     }
 
     /// Returns how long one attempt on an event may take.
@@ -157,6 +171,8 @@ pub(crate) struct Group {
     settles: Settles,
     /// What workers outside hold.
     lent: Lent,
+    /// Where its results are kept; none when it keeps none.
+    results: Option<StreamName>,
     pacer: Pacer,
     /// When the next scheduled delivery is due, as the last claim that found nothing said; zero when it said nothing.
     next_due: AtomicI64,
@@ -184,6 +200,10 @@ impl Group {
     pub(crate) async fn open(parts: GroupParts) -> Result<Arc<Self>> {
         let GroupParts { spec, policy, handler, store, cx, supervisor, config } = parts;
         policy.check()?;
+        let results = policy.results.map(|results| results.spec(&policy.name)).transpose()?;
+        if let Some(spec) = &results {
+            store.declare_stream(spec).await?;
+        }
         store.declare_group(&spec).await?;
         let desired = desired::restore(&*store, &policy.name, policy.workers).await?;
         let group = Arc::new(Self {
@@ -207,6 +227,7 @@ impl Group {
             flight: Flight::default(),
             settles: Settles::default(),
             lent: Lent::default(),
+            results: results.map(|spec| spec.name),
             pacer: Pacer::default(),
             next_due: AtomicI64::new(0),
             policy,

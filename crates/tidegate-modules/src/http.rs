@@ -7,7 +7,7 @@ use http::{HeaderMap, Method, StatusCode};
 use tidegate_core::{
     clock::Clock,
     fault::{Failure, Fault, FaultClass, Result},
-    limits,
+    limits, result,
 };
 
 /// How long the body of an answer may take once its head is there; the head has decided already.
@@ -132,6 +132,12 @@ fn causes(error: &reqwest::Error) -> String {
     if parts.is_empty() { "no cause is known".to_owned() } else { parts.join(": ") }
 }
 
+/// Judges an answer that was good and of which a part is missing: it is asked for again, with the same key.
+fn broken_off(status: StatusCode, error: &reqwest::Error) -> Failure {
+    let class = if error.is_timeout() { FaultClass::Timeout } else { FaultClass::Transient };
+    Failure::new(class, format!("answered {status}, but the body broke off: {}", causes(error)))
+}
+
 /// The head of an answer, with its body still to be read.
 #[derive(Debug)]
 pub(crate) struct Answer(reqwest::Response);
@@ -167,6 +173,19 @@ impl Answer {
         let text = String::from_utf8_lossy(&start);
         let line = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
         line.collect::<Vec<_>>().join(" ").chars().take(EXCERPT_CHARS).collect()
+    }
+
+    /// Reads the body as what a group keeps; one that is longer than that is left unread. The deadline is the caller's.
+    pub(crate) async fn kept(mut self) -> Result<result::Answer, Failure> {
+        let (status, kind) = (self.status(), self.header(http::header::CONTENT_TYPE).map(str::to_owned));
+        let mut body = Vec::new();
+        while let Some(chunk) = self.0.chunk().await.map_err(|error| broken_off(status, &error))? {
+            body.extend_from_slice(&chunk);
+            if body.len() > limits::RESULT_BYTES_MAX {
+                return Ok(result::Answer::too_large());
+            }
+        }
+        Ok(result::Answer::new(kind.as_deref(), body.into()))
     }
 
     /// Reads the body to its end, so that the connection can be used again; gives up where it is too long or too slow.

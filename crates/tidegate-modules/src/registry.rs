@@ -230,6 +230,8 @@ pub struct SinkParts {
     pub client: HttpClient,
     /// Time.
     pub clock: Clock,
+    /// Whether the group keeps what the sink answers; if not, the sink need not collect it.
+    pub answers: bool,
 }
 
 impl SinkConfig {

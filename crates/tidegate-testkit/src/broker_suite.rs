@@ -151,7 +151,7 @@ cases! {
     state { values_are_put_replaced_and_taken_away, a_value_may_be_large }
     whereabouts {
         an_event_is_found_by_its_id, a_search_in_vain_says_how_far_it_looked,
-        what_an_index_knows_is_found_beyond_the_bound, a_waiting_event_knows_its_place,
+        what_an_index_knows_is_found_beyond_the_bound, an_index_alone_finds_an_output, a_waiting_event_knows_its_place,
         what_waits_for_a_time_says_for_which, a_twin_waits_for_its_twin, a_blocked_event_names_who_has_its_key: Order,
         what_is_settled_says_how, without_a_ledger_the_end_is_known_as_well, what_belongs_to_another_group_is_foreign,
         what_the_policy_removed_is_dropped, a_life_is_told_in_its_steps,

@@ -27,13 +27,14 @@ use tidegate_core::{
     fault::{Fault, FaultKind, Origin, Result, Retry},
     limits,
     names::{GroupName, ModuleName, StreamName, TargetName},
+    result::results_stream,
 };
 use tidegate_modules::SourceConfig;
 
 pub use self::{
     access::{ListenerConfig, Role, TokenConfig, TokenHash},
     environment::SystemEnvironment,
-    group::{GroupConfig, LedgerConfig, OnFailure, RetryConfig, Start},
+    group::{GroupConfig, LedgerConfig, OnFailure, ResultsConfig, RetryConfig, Start},
     schema::{SchemaConfig, SchemaOn},
     stream::{DedupeConfig, Durability, OnFull, RetainConfig, StreamConfig},
     target::{BreakerConfig, RetryBudgetConfig, TargetConfig},
@@ -180,6 +181,7 @@ impl Config {
                 .require(fine, || format!("must be 1 to {} bytes without control characters", limits::NAME_BYTES_MAX));
         }
         let stream_names = || self.streams.keys().map(StreamName::as_str);
+        let results = self.results();
         let (mut paths, mut stdin) = (HashMap::new(), None);
         for (name, source) in &self.sources {
             let here = here.at("sources").at(name.as_str());
@@ -187,7 +189,8 @@ impl Config {
                 here.at("to").unknown("stream", source.to().as_str(), stream_names());
             }
             for (key, stream) in source.settings().more_streams() {
-                if !self.streams.contains_key(stream) {
+                let is_read = key == "from" && results.contains_key(stream);
+                if !self.streams.contains_key(stream) && !is_read {
                     here.at(key).unknown("stream", stream.as_str(), stream_names());
                 }
             }
@@ -208,11 +211,36 @@ impl Config {
             }
             source.check(&here);
         }
+        self.check_groups(here);
+    }
+
+    /// Returns the streams in which groups keep their results, each with its group.
+    fn results(&self) -> BTreeMap<StreamName, &GroupName> {
+        let keeping = self.groups.iter().filter(|(_, group)| group.results.is_some());
+        keeping.filter_map(|(name, _)| Some((results_stream(name).ok()?, name))).collect()
+    }
+
+    fn check_groups(&self, here: &Spot<'_>) {
+        let results = self.results();
+        let stream_names = || self.streams.keys().map(StreamName::as_str);
+        for (stream, group) in &results {
+            let is_free = !self.streams.contains_key(stream);
+            let why = || format!("is where group {group} keeps its results, and comes with the group");
+            here.at("streams").at(stream.as_str()).require(is_free, why);
+        }
         let mut owners = HashMap::new();
         for (name, group) in &self.groups {
             let here = here.at("groups").at(name.as_str());
-            if !self.streams.contains_key(&group.from) {
-                here.at("from").unknown("stream", group.from.as_str(), stream_names());
+            if !self.streams.contains_key(&group.from) && !results.contains_key(&group.from) {
+                let known = stream_names().chain(results.keys().map(StreamName::as_str));
+                here.at("from").unknown("stream", group.from.as_str(), known);
+            }
+            let is_ring = results.get(&group.from).is_some_and(|of| *of == name);
+            here.at("from").require(!is_ring, || "is where it keeps its results: they would go in a ring".to_owned());
+            if group.results.is_some()
+                && let Err(fault) = results_stream(name)
+            {
+                here.at("results").error(format!("the group's name is too long for a stream of results: {fault}"));
             }
             if let Some((key, owned)) = group.sink.owns()
                 && let Some(other) = owners.insert(owned, name)

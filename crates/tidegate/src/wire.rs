@@ -32,7 +32,7 @@ use tokio::net::TcpListener;
 
 use self::{door::Door, schemas::Schemas};
 use crate::{
-    config::{self, Config, GroupConfig, forwarder},
+    config::{self, Config, GroupConfig, ResultsConfig, forwarder},
     log::Log,
 };
 
@@ -91,9 +91,7 @@ impl Node {
 
     async fn start(config: &Config, inner: engine::Node, metrics: Arc<Metrics>, store: Arc<dyn Store>) -> Result<Self> {
         let engine::Node { groups, modules, supervisor, cx, .. } = &inner;
-        for (name, stream) in &config.streams {
-            store.declare_stream(&stream.spec(name)).await.map_err(|fault| fault.within(format!("stream {name}")))?;
-        }
+        declare_streams(config, &*store).await?;
         let listeners = bind(config).await?;
         let (guards, client) = (guards(config, cx), HttpClient::open()?);
         for guard in &guards {
@@ -188,6 +186,19 @@ impl Node {
     }
 }
 
+async fn declare_streams(config: &Config, store: &dyn Store) -> Result<()> {
+    for (name, stream) in &config.streams {
+        store.declare_stream(&stream.spec(name)).await.map_err(|fault| fault.within(format!("stream {name}")))?;
+    }
+    // Before any group is: one may read the results of another.
+    for (name, group) in &config.groups {
+        let Some(results) = &group.results else { continue };
+        let spec = results.policy().spec(name)?;
+        store.declare_stream(&spec).await.map_err(|fault| fault.within(format!("results of group {name}")))?;
+    }
+    Ok(())
+}
+
 async fn bind(config: &Config) -> Result<Vec<(TcpListener, SocketAddr)>> {
     let mut listeners = Vec::new();
     for listener in &config.listeners {
@@ -219,7 +230,8 @@ fn open_sink(
     let find = |target: &TargetName| guards.iter().find(|guard| guard.target() == target).cloned();
     let guard = settings.sink.target().and_then(find);
     let name = ModuleName::new(name.as_str())?;
-    settings.sink.open(SinkParts { name, guard, client: client.clone(), clock: cx.clock.clone() })
+    let answers = settings.results.is_some();
+    settings.sink.open(SinkParts { name, guard, client: client.clone(), clock: cx.clock.clone(), answers })
 }
 
 pub(crate) fn policy(name: &GroupName, settings: &GroupConfig, schema: Option<Schema>) -> GroupPolicy {
@@ -232,6 +244,7 @@ pub(crate) fn policy(name: &GroupName, settings: &GroupConfig, schema: Option<Sc
         lease: settings.lease.get(),
         retry: settings.retry_policy(),
         stages: settings.stages().checked(schema),
+        results: settings.results.as_ref().map(ResultsConfig::policy),
     }
 }
 

@@ -4,6 +4,7 @@ use std::{borrow::Cow, time::Duration};
 
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use tidegate_core::{
     clock::Timestamp,
     cloudevents,
@@ -11,6 +12,7 @@ use tidegate_core::{
     delivery::{Delivery, LeaseToken, Outcome},
     fault::{Failure, Fault, FaultClass, FaultKind, Origin, Result, Retry},
     limits,
+    result::Answer,
 };
 use tidegate_engine::PullStatus;
 use utoipa::ToSchema;
@@ -155,6 +157,15 @@ pub(crate) struct AskedSettlement<'a> {
     /// For `retry` and `reject`: what happened.
     #[serde(default)]
     reason: Option<String>,
+    /// For `done`: the answer, any JSON value of at most 256 KiB. It is kept when the group keeps results.
+    #[serde(borrow, default)]
+    #[schema(value_type = Option<serde_json::Value>)]
+    result: Option<&'a RawValue>,
+    /// For `done`: the type of the answer, `application/json` when absent. With one that is not JSON, `result` is a
+    /// string, and the answer is the text in it.
+    #[serde(borrow, default)]
+    #[schema(value_type = Option<String>, example = "text/plain")]
+    content_type: Option<Cow<'a, str>>,
 }
 
 /// What a worker says of a delivery.
@@ -172,11 +183,14 @@ pub(crate) enum AskedOutcome {
 }
 
 impl AskedSettlement<'_> {
-    fn outcome(&self) -> Outcome {
+    fn outcome(&self) -> Result<Outcome> {
         let reason = |otherwise: &str| self.reason.clone().unwrap_or_else(|| otherwise.to_owned());
         let after = self.after.map(Duration::from);
-        match self.outcome {
-            AskedOutcome::Done => Outcome::DONE,
+        if self.result.is_some() && !matches!(self.outcome, AskedOutcome::Done) {
+            return Err(Fault::invalid("result: only what is done has one"));
+        }
+        Ok(match self.outcome {
+            AskedOutcome::Done => self.answer()?.map_or(Outcome::DONE, Outcome::answered),
             AskedOutcome::Retry => {
                 let failure = Failure::new(FaultClass::Transient, reason("worker asked for a retry"));
                 Outcome::Failed(Failure { after, ..failure })
@@ -185,7 +199,17 @@ impl AskedSettlement<'_> {
                 Outcome::Reject(Failure::new(FaultClass::Invalid, reason("worker rejected the event")))
             }
             AskedOutcome::Release => after.map_or(Outcome::Interrupted, Outcome::Snooze),
+        })
+    }
+
+    fn answer(&self) -> Result<Option<Answer>> {
+        let Some(result) = self.result else { return Ok(None) };
+        let (size, most) = (result.get().len(), limits::RESULT_BYTES_MAX);
+        if size > most {
+            let note = format!("result: {size} bytes are more than the {most} that are kept");
+            return Err(Fault::new(FaultKind::Limited, Origin::Caller, Retry::Never, note));
         }
+        Answer::of_json(result, self.content_type.as_deref()).map(Some)
     }
 }
 
@@ -219,8 +243,12 @@ pub(crate) async fn settle(mut call: Call) -> Result<Response, Problem> {
     let ask: SettleAsk<'_> = parse(&body)?;
     check_count("settlements", ask.settlements.len())?;
     let known: Vec<Option<LeaseToken>> = ask.settlements.iter().map(|one| one.token.parse().ok()).collect();
-    let outcomes = known.iter().zip(&ask.settlements).filter_map(|(token, one)| Some(((*token)?, one.outcome())));
-    let statuses = call.api.groups.settle(&group, outcomes.collect()).await?;
+    let mut outcomes = Vec::with_capacity(known.len());
+    for (index, (token, one)) in known.iter().zip(&ask.settlements).enumerate() {
+        let outcome = one.outcome().map_err(|fault| fault.within(format_args!("body: settlements[{index}]")))?;
+        outcomes.extend(token.map(|token| (token, outcome)));
+    }
+    let statuses = call.api.groups.settle(&group, outcomes).await?;
     let tokens = ask.settlements.iter().map(|one| &*one.token);
     Ok(json_bytes(write_results(tokens, &known, statuses.into_iter().map(status_word))))
 }

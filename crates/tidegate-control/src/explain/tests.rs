@@ -65,6 +65,7 @@ fn group() -> GroupView {
         lease,
         retry: RetryPolicy::default(),
         stages: tidegate_rules::Stages::default(),
+        results: None,
     };
     GroupView {
         status,

@@ -86,6 +86,7 @@ fn group(name: &str, stream: &str) -> (GroupSpec, GroupPolicy) {
         lease: Duration::from_secs(60),
         retry: RetryPolicy { attempts: 3, first: Duration::from_millis(1), ..RetryPolicy::default() },
         stages: tidegate_rules::Stages::default(),
+        results: None,
     };
     (spec, policy)
 }

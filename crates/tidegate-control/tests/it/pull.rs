@@ -147,10 +147,23 @@ async fn wrong_requests_are_refused() {
         settle(json!({ "settlements": [{ "token": "x" }] })),
         settle(json!({ "settlements": [{ "token": "x", "outcome": "finished" }] })),
         settle(json!({ "settlements": [{ "token": "x", "outcome": "retry", "after": "soon" }] })),
+        settle(json!({ "settlements": [{ "token": "x", "outcome": "retry", "result": 1 }] })),
+        settle(
+            json!({ "settlements": [{ "token": "x", "outcome": "done", "result": 1, "content_type": "text/plain" }] }),
+        ),
     ];
     for (what, document) in wrong {
         node.post(&format!("/v1/groups/deliver/{what}"), document).await.problem(400, "invalid");
     }
+    let two = json!({ "settlements": [
+        { "token": "x", "outcome": "done", "result": { "n": [1] } }, { "token": "x", "outcome": "finished" },
+    ] });
+    let told = node.post("/v1/groups/deliver/settle", two).await.problem(400, "invalid")["detail"].to_string();
+    assert!(told.contains("settlements[1].outcome"), "{told}");
+    let large = "x".repeat(limits::RESULT_BYTES_MAX);
+    let large = json!({ "settlements": [{ "token": "x", "outcome": "done", "result": large }] });
+    let told = node.post("/v1/groups/deliver/settle", large).await.problem(413, "too_large")["detail"].to_string();
+    assert!(told.contains("settlements[0]") && told.contains("262144"), "{told}");
     let many = vec![json!({ "token": "x", "outcome": "done" }); limits::SETTLE_MAX + 1];
     node.post("/v1/groups/deliver/settle", json!({ "settlements": many })).await.problem(413, "too_large");
     let xml = request(Method::POST, "/v1/groups/deliver/claim", &[("content-type", "application/xml")], "<a/>");

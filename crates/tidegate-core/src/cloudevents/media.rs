@@ -67,7 +67,7 @@ fn unsupported(content_type: &str) -> Fault {
 }
 
 /// Takes a body as data: JSON is checked, text is recognised.
-pub(super) fn data_of(content_type: Option<&str>, body: Bytes) -> Result<Data> {
+pub fn data_of(content_type: Option<&str>, body: Bytes) -> Result<Data> {
     if body.is_empty() {
         return Ok(Data::None);
     }

@@ -7,7 +7,7 @@ use tidegate_core::{
     clock::Timestamp,
     decide::{Tally, decide},
     delivery::{Attempt, Delivery, LeaseToken, Outcome, Position, SettleStatus, Settled, Settlement},
-    event::DELIVER_AT,
+    event::{DELIVER_AT, Event},
     fault::{Failure, FaultClass},
     guard::Gate,
     notice::Notice,
@@ -22,6 +22,8 @@ const BLAMED_WAIT_MIN: Duration = Duration::from_millis(100);
 #[derive(Debug, Clone)]
 pub(super) struct Subject<'a> {
     pub(super) event: &'a ByteString,
+    /// The event, with or without its data; needed by groups that keep results.
+    pub(super) head: Option<&'a Event>,
     pub(super) position: Position,
     pub(super) token: LeaseToken,
     pub(super) tally: Tally,
@@ -35,6 +37,7 @@ impl<'a> From<&'a Delivery> for Subject<'a> {
         let scheduled = delivery.event.extension(DELIVER_AT).and_then(|at| Timestamp::parse(at).ok());
         Self {
             event: &delivery.event.id,
+            head: Some(&delivery.event),
             position: delivery.position,
             token: delivery.lease.token,
             tally: Tally { attempt: delivery.attempt, crashes: delivery.crashes },
@@ -67,10 +70,10 @@ pub(super) fn announce<'a>(group: &Group, subjects: impl Iterator<Item = Subject
 /// Decides what an outcome leads to, and tells.
 pub(super) fn judge(group: &Group, subject: &Subject<'_>, ended: Ended) -> Settled {
     let Ended { outcome, at, took } = ended;
-    let outcome = hold_back(group, vet(outcome));
+    let outcome = group.keep_result(subject, hold_back(group, vet(outcome)));
     let failure = match &outcome {
         Outcome::Failed(failure) | Outcome::Reject(failure) => Some(failure.clone()),
-        Outcome::Done(_) | Outcome::Snooze(_) | Outcome::Interrupted => None,
+        Outcome::Done(_) | Outcome::Answered { .. } | Outcome::Snooze(_) | Outcome::Interrupted => None,
     };
     let done = matches!(outcome, Outcome::Done(_));
     // The clock is not asked again for each delivery of a batch.
@@ -87,7 +90,7 @@ pub(super) fn judge(group: &Group, subject: &Subject<'_>, ended: Ended) -> Settl
 
 /// An output that no stream could take is a fault of the handler, found before the settlement is on its way.
 fn vet(outcome: Outcome) -> Outcome {
-    let Outcome::Done(outputs) = &outcome else { return outcome };
+    let (Outcome::Done(outputs) | Outcome::Answered { outputs, .. }) = &outcome else { return outcome };
     match outputs.iter().find_map(|(_, event)| event.check().err()) {
         None => outcome,
         Some(fault) => {
@@ -139,6 +142,7 @@ fn tell(
 /// A settlement that came back from the store; no status when it was given up.
 pub(super) struct Returned<'a> {
     pub(super) event: &'a ByteString,
+    pub(super) position: Position,
     pub(super) attempt: u32,
     pub(super) settlement: &'a Settlement,
     pub(super) status: Option<SettleStatus>,
@@ -149,7 +153,7 @@ pub(super) fn report<'a>(group: &Group, returned: impl Iterator<Item = Returned<
     const WORDS: [&str; 5] = ["done", "skipped", "retry", "release", "dead"];
     let mut counts = [0_u64; WORDS.len()];
     let mut lost = 0;
-    for Returned { event, attempt, settlement, status } in returned {
+    for Returned { event, position, attempt, settlement, status } in returned {
         match status {
             None => continue,
             Some(SettleStatus::LeaseLost) => {
@@ -160,7 +164,13 @@ pub(super) fn report<'a>(group: &Group, returned: impl Iterator<Item = Returned<
         }
         let [done, skipped, retry, release, dead] = &mut counts;
         match settlement {
-            Settlement::Done(_) => *done += 1,
+            Settlement::Done(_) => {
+                *done += 1;
+                if group.results.is_some() {
+                    let (group_name, event) = (group.name.clone(), event.clone());
+                    group.cx.notices.emit(&Notice::ResultKept { group: group_name, event, position });
+                }
+            }
             Settlement::Skip => *skipped += 1,
             Settlement::RetryAt { .. } => *retry += 1,
             Settlement::Release => *release += 1,

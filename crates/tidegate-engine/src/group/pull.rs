@@ -12,6 +12,7 @@ use tidegate_core::{
     clock::Timestamp,
     decide::{Tally, triage},
     delivery::{Delivery, LeaseToken, Outcome, SettleStatus, Settled},
+    event::Event,
     fault::{Fault, Origin, Result},
     limits,
     service::StopPhase,
@@ -83,6 +84,8 @@ struct Held {
 #[derive(Debug, Clone)]
 struct Holding {
     event: ByteString,
+    /// The event without its data, when the group keeps results.
+    head: Option<Box<Event>>,
     by: ByteString,
     tally: Tally,
     wanted_at: Timestamp,
@@ -239,6 +242,7 @@ impl Group {
         let statuses = self.store.settle(settled).await?;
         let returned = stopped.iter().zip(statuses).map(|((delivery, settled), status)| Returned {
             event: &delivery.event.id,
+            position: delivery.position,
             attempt: delivery.attempt,
             settlement: &settled.settlement,
             status: Some(status),
@@ -258,6 +262,7 @@ impl Group {
             let subject = Subject::from(delivery);
             let holding = Holding {
                 event: subject.event.clone(),
+                head: self.head_of(&delivery.event),
                 by: by.clone(),
                 tally: subject.tally,
                 wanted_at: subject.wanted_at,
@@ -307,8 +312,9 @@ impl Group {
         let settled: Vec<Settled> = known
             .iter_mut()
             .map(|one| {
-                let Holding { ref event, tally, wanted_at, since, .. } = one.holding;
-                let subject = Subject { event, position: one.token.position, token: one.token, tally, wanted_at };
+                let Holding { ref event, ref head, tally, wanted_at, since, .. } = one.holding;
+                let (head, position) = (head.as_deref(), one.token.position);
+                let subject = Subject { event, head, position, token: one.token, tally, wanted_at };
                 let outcome = std::mem::replace(&mut one.outcome, Outcome::Interrupted);
                 judge(self, &subject, Ended { outcome, at: since, took: now.since(since) })
             })
@@ -323,6 +329,7 @@ impl Group {
         self.lent.returned.notify_waiters();
         let returned = known.iter().zip(&settled).zip(&statuses).map(|((one, settled), status)| Returned {
             event: &one.holding.event,
+            position: one.token.position,
             attempt: one.holding.tally.attempt,
             settlement: &settled.settlement,
             status: Some(*status),

@@ -113,6 +113,7 @@ async fn flush(group: &Group, mut verdicts: Vec<Verdict>) {
     let deliveries = verdicts.iter().flat_map(|verdict| &verdict.batch.deliveries);
     let returned = deliveries.zip(&settled).zip(&statuses).map(|((delivery, settled), status)| Returned {
         event: &delivery.event.id,
+        position: delivery.position,
         attempt: delivery.attempt,
         settlement: &settled.settlement,
         status: *status,

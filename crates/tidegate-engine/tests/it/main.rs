@@ -13,6 +13,7 @@ mod order;
 mod path;
 mod publish;
 mod pull;
+mod results;
 mod scene;
 mod stages;
 mod steer;

@@ -142,6 +142,7 @@ pub(crate) fn asked(name: &str) -> Asked {
             lease: 30 * SECOND,
             retry: RetryPolicy { attempts: 4, first: SECOND, factor: 2.0, max: MINUTE },
             stages: Stages::default(),
+            results: None,
         },
     }
 }

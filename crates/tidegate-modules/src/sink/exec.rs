@@ -21,6 +21,7 @@ use tidegate_core::{
     handler::{Handler, Probe, Sink},
     limits,
     names::{ModuleName, TargetName},
+    result::Answer,
     service::Context,
 };
 
@@ -70,6 +71,10 @@ pub struct ExecConfig {
     /// Most address space of each process, such as `512MiB`; without, there is no limit.
     #[serde(default)]
     pub memory: Option<config::Bytes>,
+    /// Content type of what a program writes to standard output, with `mode: each` and a group that keeps results; without,
+    /// it is JSON, text or bytes, by what it is.
+    #[serde(default)]
+    pub content_type: Option<String>,
     /// Most bytes on standard output for each event; a program that writes more is killed.
     #[serde(default = "output")]
     pub output: config::Bytes,
@@ -117,6 +122,12 @@ impl SinkSettings for ExecConfig {
             let is_own = name.starts_with("TIDEGATE_");
             here.at(key).at(name).require(!is_own, || format!("{name:?} is set by the sink itself"));
         }
+        let has_type = self.content_type.as_ref();
+        here.at("content_type").require(has_type.is_none_or(|kind| is_media_type(kind)), || {
+            "must be a content type such as application/json".to_owned()
+        });
+        let fits = self.mode == ExecMode::Each || has_type.is_none();
+        here.at("content_type").require(fits, || "needs mode: each; a worker says it with each answer".to_owned());
         let memory = self.memory.is_none_or(|memory| memory.get() >= MEMORY_MIN);
         here.at("memory").require(memory, || format!("must be at least {}", config::Bytes::new(MEMORY_MIN)));
         let most = limits::EXEC_OUTPUT_BYTES_MAX as u64;
@@ -132,6 +143,8 @@ impl SinkSettings for ExecConfig {
             name: parts.name,
             program: Arc::new(program),
             guard: parts.guard,
+            answers: parts.answers,
+            content_type: self.content_type.clone(),
             clock: parts.clock,
             idle: Mutex::default(),
             restart: Mutex::new(Backoff { wait: RESTART_FIRST, not_before: Timestamp::ZERO }),
@@ -154,6 +167,10 @@ struct Exec {
     name: ModuleName,
     program: Arc<Program>,
     guard: Option<Arc<Guard>>,
+    /// Whether what is answered is wanted.
+    answers: bool,
+    /// Content type of what a process for one event writes.
+    content_type: Option<String>,
     clock: Clock,
     /// Workers that wait for an event.
     idle: Mutex<Vec<Child>>,
@@ -216,9 +233,11 @@ impl Exec {
         let through = async {
             match call().await {
                 Outcome::Failed(failure) => Err(failure),
-                outcome @ (Outcome::Done(_) | Outcome::Snooze(_) | Outcome::Reject(_) | Outcome::Interrupted) => {
-                    Ok(outcome)
-                }
+                outcome @ (Outcome::Done(_)
+                | Outcome::Answered { .. }
+                | Outcome::Snooze(_)
+                | Outcome::Reject(_)
+                | Outcome::Interrupted) => Ok(outcome),
             }
         };
         guard.call(is_retry, through).await.unwrap_or_else(Outcome::Failed)
@@ -231,10 +250,22 @@ impl Exec {
             Ok(child) => child,
             Err(failure) => return Outcome::Failed(failure),
         };
-        match child.run(&input).await {
-            Ended::Exited(status) => outcome_of(status, child.last_words()),
+        let wanted = if self.answers { limits::RESULT_BYTES_MAX + 1 } else { 0 };
+        match child.run(&input, wanted).await {
+            Ended::Exited(status, said) if self.answers && status.success() => Outcome::answered(self.answer(said)),
+            Ended::Exited(status, _) => outcome_of(status, child.last_words()),
             Ended::Flooded => Outcome::Failed(self.flooded()),
         }
+    }
+
+    fn answer(&self, said: Vec<u8>) -> Answer {
+        let guess = || match std::str::from_utf8(&said) {
+            Ok(text) if serde_json::from_str::<&serde_json::value::RawValue>(text).is_ok() => "application/json",
+            Ok(_) => "text/plain; charset=utf-8",
+            Err(_) => "application/octet-stream",
+        };
+        let kind = self.content_type.as_deref().unwrap_or_else(guess).to_owned();
+        if said.is_empty() { Answer::NOTHING } else { Answer::new(Some(&kind), said.into()) }
     }
 
     fn flooded(&self) -> Failure {
@@ -273,7 +304,7 @@ impl Exec {
     /// Gives a worker a batch and waits for its answers; the failure is that of what stays open.
     async fn exchange(&self, batch: &[Delivery], answers: &mut Answers) -> Result<(), Failure> {
         let mut child = self.worker().await?;
-        let mut exchange = Exchange::new(&self.name, batch, answers);
+        let mut exchange = Exchange::new(&self.name, batch, answers, self.answers);
         match exchange.run(&mut child).await {
             Ok(()) => {
                 self.restart.lock().wait = RESTART_FIRST;
@@ -304,6 +335,13 @@ impl Exec {
         self.clock.sleep_until(not_before).await;
         self.program.start(&[])
     }
+}
+
+/// Tells whether a text looks like `type/subtype`, with parameters or without.
+fn is_media_type(text: &str) -> bool {
+    let essence = text.split(';').next().unwrap_or("").trim();
+    let is_token = |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_graphic() && c != '/');
+    essence.split_once('/').is_some_and(|(kind, sub)| is_token(kind) && is_token(sub)) && text.is_ascii()
 }
 
 /// Says what an exit code means.

@@ -169,6 +169,8 @@ pub struct Webhook {
     guard: Arc<Guard>,
     client: HttpClient,
     clock: Clock,
+    /// Whether the body of a good answer is wanted.
+    answers: bool,
 }
 
 impl Webhook {
@@ -183,15 +185,20 @@ impl Webhook {
         }
         let secret = config.secret.as_ref().map(|secret| Signer::new(secret.expose()));
         let signer = secret.transpose().map_err(Fault::invalid)?;
-        Ok(Self { to, mode: config.mode, headers, signer, guard, client: parts.client, clock: parts.clock })
+        let SinkParts { client, clock, answers, .. } = parts;
+        Ok(Self { to, mode: config.mode, headers, signer, guard, client, clock, answers })
     }
 
-    async fn deliver(&self, delivery: &Delivery) -> Result<(), Failure> {
+    async fn deliver(&self, delivery: &Delivery) -> Result<Outcome, Failure> {
         let is_retry = delivery.attempt > 1;
+        if self.answers {
+            let answered = async { self.exchange(&delivery.event).await?.kept().await };
+            return self.guard.call(is_retry, answered).await.map(Outcome::answered);
+        }
         let answer = self.guard.call(is_retry, self.exchange(&delivery.event)).await?;
         // The status has decided. The rest is read only to keep the connection, and after the guard has let go.
         answer.finish(&self.clock).await;
-        Ok(())
+        Ok(Outcome::DONE)
     }
 
     /// Sends once and judges. The request is written here, after the guard's waits, so that its timestamp is fresh.
@@ -294,10 +301,7 @@ impl Handler for Webhook {
     async fn handle(&self, _: &Context, batch: &[Delivery]) -> Vec<Outcome> {
         let mut outcomes = Vec::with_capacity(batch.len());
         for delivery in batch {
-            outcomes.push(match self.deliver(delivery).await {
-                Ok(()) => Outcome::DONE,
-                Err(failure) => Outcome::Failed(failure),
-            });
+            outcomes.push(self.deliver(delivery).await.unwrap_or_else(Outcome::Failed));
         }
         outcomes
     }

@@ -14,6 +14,7 @@ use tidegate_core::{
     limits,
     names::{StreamName, TargetName},
     notice::Notices,
+    result,
     service::{self, Context, Stopper},
 };
 use tidegate_modules::{HttpClient, SinkConfig, SinkParts};
@@ -53,14 +54,23 @@ impl Rig {
         Self::with_timeout(url, more, TIMEOUT)
     }
 
+    /// A rig whose group keeps what is answered.
+    fn answering(url: &str) -> Self {
+        Self::open(url, "", TIMEOUT, true)
+    }
+
     fn with_timeout(url: &str, more: &str, timeout: Duration) -> Self {
+        Self::open(url, more, timeout, false)
+    }
+
+    fn open(url: &str, more: &str, timeout: Duration, answers: bool) -> Self {
         let text = format!("{{ type: webhook, url: '{url}', target: partner{more} }}");
         let config: SinkConfig = load(&text, "test.yaml", &Secrets).unwrap();
         let (clock, notices) = (Clock::real(), Notices::default());
         let guard = Guard::new(TargetName::new("partner").unwrap(), policy(timeout), clock.clone(), notices.clone());
         let client = HttpClient::open().unwrap();
-        let parts =
-            SinkParts { name: "deliver".parse().unwrap(), guard: Some(guard.clone()), client, clock: clock.clone() };
+        let (name, guarded) = ("deliver".parse().unwrap(), Some(guard.clone()));
+        let parts = SinkParts { name, guard: guarded, client, clock: clock.clone(), answers };
         let sink = config.open(parts).unwrap().unwrap();
         let (stopper, stop) = service::stop();
         Self { sink, guard, cx: Context { clock, stop, notices }, _stopper: stopper }
@@ -277,6 +287,36 @@ async fn a_body_that_never_ends_does_not_change_what_the_head_said() {
     let cut = Answer::Last("HTTP/1.1 200 X\r\ncontent-length: 100\r\n\r\nonly this".to_owned());
     let receiver = Receiver::start([cut]).await;
     assert_eq!(Rig::new(&receiver.url, "").send(order()).await, Outcome::DONE);
+}
+
+#[tokio::test]
+async fn what_is_answered_is_kept_where_it_is_wanted() {
+    let json = Answer::status(200, "content-type: application/json\r\n", r#"{"n":1}"#);
+    let whole = "x".repeat(limits::RESULT_BYTES_MAX);
+    let script = [json.clone(), Answer::status(202, "", &whole), Answer::status(200, "", &format!("{whole}x")), ok()];
+    let receiver = Receiver::start(script).await;
+    let rig = Rig::answering(&receiver.url);
+    let answered = |kind: Option<&str>, body: &str| {
+        Outcome::answered(result::Answer::new(kind, Bytes::copy_from_slice(body.as_bytes())))
+    };
+    assert_eq!(rig.send(order()).await, answered(Some("application/json"), r#"{"n":1}"#));
+    assert_eq!(rig.send(order()).await, answered(None, &whole));
+    assert_eq!(rig.send(order()).await, Outcome::answered(result::Answer::too_large()));
+    assert_eq!(rig.send(order()).await, Outcome::answered(result::Answer::NOTHING));
+    let receiver = Receiver::start([json]).await;
+    assert_eq!(Rig::new(&receiver.url, "").send(order()).await, Outcome::DONE);
+}
+
+#[tokio::test]
+async fn an_answer_of_which_a_part_is_missing_is_asked_for_again() {
+    let head = "HTTP/1.1 200 X\r\ncontent-length: 9\r\n\r\nhalf";
+    let receiver = Receiver::start([Answer::Last(head.to_owned()), Answer::Bytes(head.to_owned())]).await;
+    let rig = Rig::answering(&receiver.url);
+    let failure = rig.fail(order()).await;
+    assert_eq!(failure.class, FaultClass::Transient);
+    assert!(failure.message.starts_with("answered 200 OK, but the body broke off"), "{}", failure.message);
+    // One that never ends is ended by the deadline of the target.
+    assert_eq!(rig.fail(order()).await.class, FaultClass::Timeout);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tidegate_core::{
     dedupe::DedupeKey,
     delivery::{Attempt, Position, Settlement},
-    event::{DELIVER_AT, EXPIRY_TIME, Event, PARTITION_KEY},
+    event::{DELIVER_AT, Data, EXPIRY_TIME, Event, PARTITION_KEY},
     fault::FaultClass,
     order::OrderBy,
     store::{Broker as _, DeadState, DedupeWindow, GroupSpec, OnFailure, Retain, StreamSpec},
@@ -104,6 +104,37 @@ pub(super) async fn what_an_index_knows_is_found_beyond_the_bound(case: Case) {
         assert_eq!(finding.sightings.first().map(|sighting| sighting.position), Some(positions[3]));
         assert!(finding.looked <= 50);
     }
+}
+
+/// Kept results stand on this: published with a settlement, found by `source` and `id` without looking at any event, and
+/// of two with one name the first stays.
+pub(super) async fn an_index_alone_finds_an_output(mut case: Case) {
+    case.pair().await;
+    let dedupe = Some(DedupeWindow { key: DedupeKey::IDENTITY, window: MINUTE, entries: 100_000 });
+    case.declare_stream(&StreamSpec { dedupe, ..stream_spec("out") }).await;
+    let ids: Vec<String> = (0..50).map(|number| format!("e{number}")).collect();
+    case.publish(ids.iter().map(|id| event(id)).collect()).await;
+    for (delivery, text) in case.claim(50).await.iter().zip(0..) {
+        let made = |text: String| event(&delivery.event.id).with_data(Data::Text(text.into()));
+        let outputs = [made(text.to_string()), made("second".to_owned())];
+        case.settle(delivery, Settlement::Done(outputs.map(|event| (stream_name("out"), event)).into())).await;
+    }
+    for _ in 0..2 {
+        for (id, text) in ids.iter().zip(0..) {
+            let ask = Find { source: Some(SOURCE.into()), stream: Some(stream_name("out")), look_max: 0, ..find(id) };
+            let finding = found(&case, ask).await;
+            assert_eq!((finding.looked, finding.sightings.len()), (0, 1), "{id}");
+            let stored = finding.sightings.into_iter().find_map(|sighting| sighting.stored).expect("it is kept");
+            assert_eq!(stored.event.data, Data::Text(text.to_string().into()));
+        }
+        if !case.store.promises().durable {
+            break;
+        }
+        case.restart().await;
+    }
+    case.advance(MINUTE * 2);
+    let late = Find { source: Some(SOURCE.into()), stream: Some(stream_name("out")), look_max: 0, ..find("e7") };
+    assert!(found(&case, late).await.sightings.is_empty(), "the window has ended");
 }
 
 pub(super) async fn a_waiting_event_knows_its_place(case: Case) {

@@ -3,11 +3,12 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tidegate_core::{
-    config::{Check as _, Spot, Switch, Time},
+    config::{Bytes, Check as _, Spot, Switch, Time},
     decide::RetryPolicy,
     limits,
     names::{GroupName, StreamName, TargetName},
     order::OrderBy,
+    result::ResultsPolicy,
     store,
 };
 use tidegate_modules::SinkConfig;
@@ -63,6 +64,10 @@ pub struct GroupConfig {
     /// How long the group remembers what it has done, so that a repeated event is not processed again.
     #[serde(default)]
     pub ledger: Switch<LedgerConfig>,
+    /// Keeps what the sink answers to each event, so that it can be asked for by the event's id. Absent = it is not kept.
+    /// The results lie in a stream of the group's name with the ending `.results`, which comes with it.
+    #[serde(default)]
+    pub results: Option<ResultsConfig>,
     /// What processes the events.
     pub sink: SinkConfig,
 }
@@ -110,6 +115,44 @@ pub struct LedgerConfig {
 impl Default for LedgerConfig {
     fn default() -> Self {
         Self { keep: Time::from_secs(7 * 86_400) }
+    }
+}
+
+/// How long a group keeps what its sink answers: until the first bound is reached.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ResultsConfig {
+    /// How long.
+    pub keep: Time,
+    /// Most results.
+    #[serde(default = "results_count")]
+    pub count: u64,
+    /// Most bytes of results.
+    #[serde(default = "results_bytes")]
+    pub bytes: Bytes,
+}
+
+const RESULTS: ResultsPolicy = ResultsPolicy::new(std::time::Duration::ZERO);
+
+fn results_count() -> u64 {
+    RESULTS.count
+}
+
+fn results_bytes() -> Bytes {
+    Bytes::new(RESULTS.bytes)
+}
+
+impl ResultsConfig {
+    /// Returns what the engine is asked for.
+    pub fn policy(&self) -> ResultsPolicy {
+        ResultsPolicy { keep: self.keep.get(), count: self.count, bytes: self.bytes.get() }
+    }
+
+    fn check(&self, here: &Spot<'_>) {
+        here.at("keep").require(!self.keep.is_zero(), || "must be more than zero".to_owned());
+        let most = limits::RESULTS_MAX;
+        here.at("count").require((1..=most).contains(&self.count), || format!("must be 1 to {most}"));
+        here.at("bytes").require(self.bytes.get() > 0, || "must be more than zero".to_owned());
     }
 }
 
@@ -219,6 +262,9 @@ impl GroupConfig {
             here.at("ledger")
                 .at("keep")
                 .require(!ledger.keep.is_zero(), || "must be more than zero; ledger: off ends it".to_owned());
+        }
+        if let Some(results) = &self.results {
+            results.check(&here.at("results"));
         }
         self.sink.check(&here.at("sink"));
     }

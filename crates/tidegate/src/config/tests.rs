@@ -249,6 +249,31 @@ fn relations_are_checked() {
 }
 
 #[test]
+fn results_are_kept_in_a_stream_that_comes_with_the_group() {
+    let go = |more: &str, at: &str, start: &str, word: &str| {
+        check("workers: 8", &format!("workers: 8\n    {more}"), at, &format!("groups.deliver.{start}"), word);
+    };
+    go("results: {}", "results:", "results.keep: this key is missing", "");
+    go("results: { keep: 0s }", "0s }\n    order", "results.keep: must be more than zero", "");
+    go("results: { keep: 1h, count: 0 }", "0 }\n    order", "results.count: must be 1 to 10000000", "");
+    go("results: { keep: 1h, bytes: 0B }", "0B", "results.bytes: must be more than zero", "");
+    let keeps = SAMPLE.replacen("workers: 8", "workers: 8\n    results: { keep: 1h }", 1);
+    let errors = refused(&keeps.replacen("  orders: {", "  deliver.results: {}\n  orders: {", 1));
+    assert!(errors[0].contains("streams.deliver.results: is where group deliver keeps its results"), "{errors:?}");
+    let errors = refused(&keeps.replacen("from: orders", "from: deliver.results", 1));
+    assert!(errors[0].contains("groups.deliver.from: is where it keeps its results"), "{errors:?}");
+    let reader = "  tell: { from: deliver.results, sink: { type: pull } }\n";
+    let config = read(&format!("{keeps}{reader}")).unwrap();
+    let policy = config.groups["deliver"].results.as_ref().unwrap().policy();
+    assert_eq!(policy, tidegate_core::result::ResultsPolicy::new(std::time::Duration::from_secs(3600)));
+    let errors = refused(&format!("{SAMPLE}{reader}"));
+    assert!(errors[0].contains("groups.tell.from: there is no stream"), "{errors:?}");
+    let long = "g".repeat(limits::NAME_BYTES_MAX);
+    let errors = refused(&keeps.replacen("  deliver:", &format!("  {long}:"), 1));
+    assert!(errors[0].contains("the group's name is too long"), "{errors:?}");
+}
+
+#[test]
 fn other_machines_need_a_token() {
     let open = SAMPLE.replacen("127.0.0.1:7300", "0.0.0.0:7300", 1);
     let errors = refused(&open);

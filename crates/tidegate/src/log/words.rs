@@ -16,6 +16,7 @@ pub(super) fn is_frequent(notice: &Notice) -> bool {
             | Notice::AttemptFailed { .. }
             | Notice::AttemptInterrupted { .. }
             | Notice::Settled { .. }
+            | Notice::ResultKept { .. }
             | Notice::TargetCalled { .. }
     )
 }
@@ -46,6 +47,9 @@ pub(super) fn frequent(notice: &Notice) {
         Notice::AttemptInterrupted { group, event, position, attempt } => {
             debug!(notice = name, %group, %event, %position, attempt, "attempt interrupted");
         }
+        Notice::ResultKept { group, event, position } => {
+            debug!(notice = name, %group, %event, %position, "result kept");
+        }
         Notice::Settled { group, outcome, count } => debug!(notice = name, %group, outcome, count, "settled"),
         Notice::TargetCalled { target, result, waited, took } => {
             debug!(notice = name, %target, result, waited_ms = ms(*waited), took_ms = ms(*took), "target called");
@@ -64,6 +68,7 @@ pub(super) fn rare(notice: &Notice) {
         | Notice::AttemptFailed { .. }
         | Notice::AttemptInterrupted { .. }
         | Notice::Settled { .. }
+        | Notice::ResultKept { .. }
         | Notice::DeadReprocessed { .. }
         | Notice::TargetCalled { .. } => {}
         Notice::ListenerBound { .. }

@@ -134,7 +134,8 @@ impl Program {
 /// How a process for one event ended.
 #[derive(Debug)]
 pub(super) enum Ended {
-    Exited(ExitStatus),
+    /// By itself; with the beginning of what it wrote to standard output, as far as that is wanted.
+    Exited(ExitStatus, Vec<u8>),
     /// It wrote more than it may.
     Flooded,
 }
@@ -193,9 +194,9 @@ impl Child {
         self.errors.last.clone()
     }
 
-    /// Gives it its input, reads what it writes and waits for its end.
-    pub(super) async fn run(&mut self, input: &[u8]) -> Ended {
-        let flooded = Notify::new();
+    /// Gives it its input, reads what it writes and waits for its end. At most `wanted` bytes of its output are kept.
+    pub(super) async fn run(&mut self, input: &[u8], wanted: usize) -> Ended {
+        let (flooded, mut said) = (Notify::new(), Vec::new());
         let ended = {
             let (stdin, stdout, errors) = (self.stdin.take(), &mut self.stdout, &mut self.errors);
             let feed = async {
@@ -208,6 +209,8 @@ impl Child {
                 let (mut piece, mut total) = (vec![0; 16 * 1024], 0);
                 while let Ok(length @ 1..) = stdout.read(&mut piece).await {
                     total += length;
+                    let room = (wanted - said.len()).min(length);
+                    said.extend_from_slice(piece.get(..room).unwrap_or_default());
                     if total > self.output {
                         flooded.notify_one();
                         std::future::pending::<()>().await;
@@ -236,7 +239,7 @@ impl Child {
         };
         self.errors.flush();
         match ended {
-            Some(status) => Ended::Exited(status),
+            Some(status) => Ended::Exited(status, said),
             None => {
                 self.kill();
                 Ended::Flooded

@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use tidegate_core::{
     cloudevents,
     config::Time,
     delivery::{Delivery, Outcome},
-    fault::{Failure, FaultClass},
+    fault::{Failure, Fault, FaultClass, Result},
     limits,
     names::ModuleName,
+    result::Answer,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -55,13 +57,17 @@ fn write_delivery(name: &ModuleName, delivery: &Delivery, out: &mut Vec<u8>) {
 /// An answer of a worker.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Answer {
+struct Line {
     token: String,
     outcome: Word,
     #[serde(default)]
     after: Option<Time>,
     #[serde(default)]
     reason: Option<String>,
+    #[serde(default)]
+    result: Option<Box<RawValue>>,
+    #[serde(default)]
+    content_type: Option<String>,
 }
 
 /// What a worker says of a delivery; the words of settling over HTTP.
@@ -74,19 +80,26 @@ enum Word {
     Release,
 }
 
-impl Answer {
-    fn outcome(self) -> Outcome {
+impl Line {
+    fn outcome(self) -> Result<Outcome> {
+        let is_done = matches!(self.outcome, Word::Done);
+        if !is_done && (self.result.is_some() || self.content_type.is_some()) {
+            return Err(Fault::invalid("only what is done has a result"));
+        }
         let after = self.after.map(Duration::from);
         let reason = |otherwise: &str| self.reason.clone().unwrap_or_else(|| otherwise.to_owned());
-        match self.outcome {
-            Word::Done => Outcome::DONE,
+        Ok(match self.outcome {
+            Word::Done => match &self.result {
+                Some(result) => Outcome::answered(Answer::of_json(result, self.content_type.as_deref())?),
+                None => Outcome::DONE,
+            },
             Word::Retry => {
                 let failure = Failure::new(FaultClass::Transient, reason("worker asked for a retry"));
                 Outcome::Failed(Failure { after, ..failure })
             }
             Word::Reject => Outcome::Reject(Failure::new(FaultClass::Invalid, reason("worker rejected the event"))),
             Word::Release => after.map_or(Outcome::Interrupted, Outcome::Snooze),
-        }
+        })
     }
 }
 
@@ -96,18 +109,21 @@ pub(super) struct Exchange<'a> {
     tokens: Vec<String>,
     input: Vec<u8>,
     answers: &'a mut Answers,
+    /// Longest line.
+    line_max: usize,
     /// Answers for nobody.
     strange: u64,
 }
 
 impl<'a> Exchange<'a> {
-    pub(super) fn new(name: &'a ModuleName, batch: &[Delivery], answers: &'a mut Answers) -> Self {
+    pub(super) fn new(name: &'a ModuleName, batch: &[Delivery], answers: &'a mut Answers, results: bool) -> Self {
         let tokens = batch.iter().map(|delivery| delivery.lease.token.to_string()).collect();
         let mut input = Vec::new();
         for delivery in batch {
             write_delivery(name, delivery, &mut input);
         }
-        Self { name, tokens, input, answers, strange: 0 }
+        let line_max = limits::ANSWER_BYTES_MAX + if results { limits::RESULT_BYTES_MAX } else { 0 };
+        Self { name, tokens, input, answers, line_max, strange: 0 }
     }
 
     /// Gives the worker its lines and takes its answers until there is one for each delivery.
@@ -167,8 +183,8 @@ impl<'a> Exchange<'a> {
             if total > most {
                 return Err(Broken::Said(format!("worker wrote more than {most} bytes to standard output")));
             }
-            if line.len() > limits::ANSWER_BYTES_MAX {
-                let most = limits::ANSWER_BYTES_MAX;
+            if line.len() > self.line_max {
+                let most = self.line_max;
                 return Err(Broken::Said(format!("worker answered a line of more than {most} bytes")));
             }
             // Half a line after the last answer would be the beginning of nobody's answer.
@@ -182,15 +198,16 @@ impl<'a> Exchange<'a> {
         if line.iter().all(u8::is_ascii_whitespace) {
             return Ok(());
         }
-        let answer: Answer = serde_json::from_slice(line).map_err(|error| {
+        let wrong = |why: &dyn std::fmt::Display| {
             let text = String::from_utf8_lossy(line);
             let shown: String = text.chars().take(SHOWN).collect();
-            Broken::Said(format!("worker answered what is no answer ({error}): {shown:?}"))
-        })?;
+            Broken::Said(format!("worker answered what is no answer ({why}): {shown:?}"))
+        };
+        let answer: Line = serde_json::from_slice(line).map_err(|error| wrong(&error))?;
         let found = self.tokens.iter().position(|token| *token == answer.token);
         match found.and_then(|index| self.answers.get_mut(index)) {
             // The first answer counts.
-            Some(slot @ None) => *slot = Some(answer.outcome()),
+            Some(slot @ None) => *slot = Some(answer.outcome().map_err(|fault| wrong(&fault))?),
             Some(Some(_)) | None => self.strange += 1,
         }
         Ok(())

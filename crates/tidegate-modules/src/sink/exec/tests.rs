@@ -27,6 +27,10 @@ while read -r line; do
     release) answer release ;;
     later) answer release ',"after":"7s"' ;;
     pid) answer reject ",\"reason\":\"$$\"" ;;
+    result) answer done ',"result":{"n":1}' ;;
+    text) answer done ',"result":"one\ntwo","content_type":"text/plain"' ;;
+    untrue) answer retry ',"result":1' ;;
+    large*) answer done ",\"result\":\"$(head -c ${id#large} /dev/zero | tr '\0' x)\"" ;;
     twice) answer done; answer reject ;;
     strange) printf '{"token":"1.1.1.1","outcome":"done"}\n'; answer done ;;
     garbage) echo 'hello, world' ;;
@@ -49,11 +53,20 @@ struct Scene {
 
 impl Scene {
     fn new(script: &str, more: &str) -> Self {
+        Self::open(script, more, false)
+    }
+
+    /// A sink whose group keeps what is answered.
+    fn answering(script: &str, more: &str) -> Self {
+        Self::open(script, more, true)
+    }
+
+    fn open(script: &str, more: &str, answers: bool) -> Self {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("run.sh"), script).unwrap();
         let at = directory.path().display();
         let text = format!("{{ type: exec, command: [sh, run.sh], directory: '{at}'{more} }}");
-        let sink = open(&text).unwrap();
+        let sink = open(&text, answers).unwrap();
         let (stopper, stop) = stop();
         let cx = Context { clock: Clock::real(), stop, notices: Notices::default() };
         Self { directory, sink, cx, _stopper: stopper }
@@ -87,10 +100,10 @@ impl Scene {
     }
 }
 
-fn open(text: &str) -> Result<Arc<dyn Sink>> {
+fn open(text: &str, answers: bool) -> Result<Arc<dyn Sink>> {
     let config: SinkConfig = load(text, "t.yaml", &NoReferences).unwrap();
     let name = ModuleName::new("run").unwrap();
-    let parts = SinkParts { name, guard: None, client: HttpClient::open().unwrap(), clock: Clock::real() };
+    let parts = SinkParts { name, guard: None, client: HttpClient::open().unwrap(), clock: Clock::real(), answers };
     config.open(parts).map(Option::unwrap)
 }
 
@@ -130,7 +143,11 @@ async fn until(what: &str, mut found: impl FnMut() -> bool) {
 fn class(outcome: &Outcome) -> Option<(FaultClass, &str)> {
     match outcome {
         Outcome::Failed(failure) => Some((failure.class, &failure.message)),
-        Outcome::Done(_) | Outcome::Snooze(_) | Outcome::Reject(_) | Outcome::Interrupted => None,
+        Outcome::Done(_)
+        | Outcome::Answered { .. }
+        | Outcome::Snooze(_)
+        | Outcome::Reject(_)
+        | Outcome::Interrupted => None,
     }
 }
 
@@ -207,13 +224,13 @@ async fn memory_is_limited_from_the_first_moment() {
 
 #[tokio::test]
 async fn a_program_that_cannot_be_run_is_a_missing_dependency() {
-    let sink = open("{ type: exec, command: [surely-not-there] }").unwrap();
+    let sink = open("{ type: exec, command: [surely-not-there] }", false).unwrap();
     let (_stopper, stop) = stop();
     let cx = Context { clock: Clock::real(), stop, notices: Notices::default() };
     let outcome = sink.handle(&cx, &[delivery("a", 1)]).await.remove(0);
     failed(&outcome, FaultClass::DependencyDown, "surely-not-there");
     assert!(sink.probe(&cx).await.unwrap_err().note().contains("surely-not-there"));
-    assert!(open("{ type: exec, command: [sh] }").unwrap().probe(&cx).await.is_ok());
+    assert!(open("{ type: exec, command: [sh] }", false).unwrap().probe(&cx).await.is_ok());
 }
 
 #[tokio::test]
@@ -288,4 +305,37 @@ fn settings_are_checked() {
     assert!(refused("{ type: exec, command: [a], env: { 'A B': c } }").contains("not the name of a variable"));
     assert!(refused("{ type: exec, command: [a], env: { TIDEGATE_X: c } }").contains("set by the sink itself"));
     assert!(refused("{ type: exec, command: [a], output: 1GiB }").contains("output"));
+}
+
+fn text(kind: &str, body: &str) -> Outcome {
+    Outcome::answered(Answer::new(Some(kind), body.to_owned().into()))
+}
+
+#[tokio::test]
+async fn what_a_program_writes_is_its_answer() {
+    let go = |script: &'static str, more: &'static str| async move { Scene::answering(script, more).one("a").await };
+    assert_eq!(go("echo '{\"n\":1}'", "").await, text("application/json", "{\"n\":1}\n"));
+    assert_eq!(go("echo no", "").await, text("text/plain; charset=utf-8", "no\n"));
+    assert_eq!(go("printf '\\377'", "").await, {
+        Outcome::answered(Answer::new(Some("application/octet-stream"), vec![0xff].into()))
+    });
+    assert_eq!(go("echo '<p>'", ", content_type: text/html").await, text("text/html", "<p>\n"));
+    assert_eq!(go("cat > /dev/null", "").await, Outcome::answered(Answer::NOTHING));
+    assert_eq!(go("head -c 300000 /dev/zero", "").await, Outcome::answered(Answer::too_large()));
+    failed(&go("echo partly; exit 1", "").await, FaultClass::Transient, "exit code 1");
+    assert_eq!(Scene::new("echo no", "").one("a").await, Outcome::DONE, "it is not wanted");
+}
+
+#[tokio::test]
+async fn a_worker_answers_with_its_line() {
+    let scene = Scene::answering(WORKER, ", mode: worker");
+    assert_eq!(scene.one("result").await, text("application/json", "{\"n\":1}"));
+    assert_eq!(scene.one("text").await, text("text/plain", "one\ntwo"));
+    assert_eq!(scene.one("done").await, Outcome::DONE);
+    failed(&scene.one("untrue").await, FaultClass::Poison, "only what is done has a result");
+    let fits = (limits::RESULT_BYTES_MAX - 2).to_string();
+    let Outcome::Answered { answer, .. } = scene.one(&format!("large{fits}")).await else { panic!() };
+    assert_ne!(answer, Answer::too_large());
+    assert_eq!(scene.one("large300000").await, Outcome::answered(Answer::too_large()));
+    failed(&scene.one("large400000").await, FaultClass::Poison, "a line of more than 327680 bytes");
 }
