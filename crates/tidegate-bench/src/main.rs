@@ -27,6 +27,10 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
+/// The one of the node.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Measures what Tidegate does, as ratios to the disk and to peers in the same run.
 #[derive(Debug, Parser)]
 #[command(name = "tidegate-bench", version)]
