@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fmt::Debug,
     fs, io,
-    os::unix::fs::FileExt,
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -37,6 +37,11 @@ pub trait DiskFile: Send + Sync + Debug {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
     /// Writes all bytes at an offset.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// Writes all bytes behind everything written so far: behind them the file ends or holds zeros. They will be synced
+    /// soon and hardly be read, so a disk may spare its cache.
+    fn append_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.write_at(bytes, offset)
+    }
     /// Makes the content durable.
     fn sync(&self) -> io::Result<()>;
     /// Returns the length.
@@ -65,7 +70,7 @@ pub struct RealDisk;
 impl Disk for RealDisk {
     fn open(&self, path: &Path, create: bool) -> io::Result<Box<dyn DiskFile>> {
         let file = fs::OpenOptions::new().read(true).write(true).create(create).truncate(false).open(path)?;
-        Ok(Box::new(RealFile(file)))
+        Ok(Box::new(RealFile { file, path: path.to_owned(), around: Mutex::new(Around::Unopened) }))
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
@@ -107,14 +112,80 @@ impl Disk for RealDisk {
     }
 }
 
+/// Unit of writes around the page cache: no less than the sector of any disk in use.
+const BLOCK: usize = 4096;
+
 #[derive(Debug)]
-struct RealFile(fs::File);
+struct RealFile {
+    file: fs::File,
+    path: PathBuf,
+    around: Mutex<Around>,
+}
+
+/// The way to the disk around the page cache.
+///
+/// A journal is written once, synced at once and read back rarely. Through the page cache each byte is copied, and each
+/// page found, locked, marked and unmarked, in the time in which the sync could already run; and pages used for the first
+/// time have to be got from the system. What goes around it goes in whole blocks: the last one is filled up with zeros,
+/// and written again with more in it by the next append.
+#[derive(Debug)]
+enum Around {
+    Unopened,
+    Open(Blocks),
+    /// The file system knows no such way.
+    Closed,
+}
+
+/// Whole blocks on their way to the disk.
+#[derive(Debug)]
+struct Blocks {
+    file: fs::File,
+    /// Holds the blocks of the last append from its first aligned byte on.
+    buffer: Vec<u8>,
+    /// Where the last append ended, when nothing else was written since.
+    end: Option<u64>,
+    /// The bytes of its last block, as far as written.
+    last: Vec<u8>,
+}
+
+impl Blocks {
+    fn open(path: &Path) -> io::Result<Self> {
+        let direct = i32::try_from(rustix::fs::OFlags::DIRECT.bits()).map_err(io::Error::other)?;
+        let file = fs::OpenOptions::new().read(true).write(true).custom_flags(direct).open(path)?;
+        Ok(Self { file, buffer: Vec::new(), end: None, last: Vec::new() })
+    }
+
+    fn append(&mut self, cached: &fs::File, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let head = usize::try_from(offset % BLOCK as u64).map_err(io::Error::other)?;
+        let start = offset - head as u64;
+        if self.end != Some(offset) {
+            self.last.resize(head, 0);
+            cached.read_exact_at(&mut self.last, start)?;
+        }
+        self.end = None;
+        let filled = head + bytes.len();
+        let len = filled.next_multiple_of(BLOCK);
+        if self.buffer.len() < len + BLOCK {
+            self.buffer = vec![0; (len + BLOCK).next_power_of_two()];
+        }
+        let skip = self.buffer.as_ptr().align_offset(BLOCK);
+        let blocks = &mut self.buffer[skip..skip + len];
+        blocks[..head].copy_from_slice(&self.last);
+        blocks[head..filled].copy_from_slice(bytes);
+        blocks[filled..].fill(0);
+        self.file.write_all_at(blocks, start)?;
+        self.last.clear();
+        self.last.extend_from_slice(&blocks[filled - filled % BLOCK..filled]);
+        self.end = Some(offset + bytes.len() as u64);
+        Ok(())
+    }
+}
 
 impl DiskFile for RealFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut done = 0;
         while done < buffer.len() {
-            match self.0.read_at(&mut buffer[done..], offset + done as u64) {
+            match self.file.read_at(&mut buffer[done..], offset + done as u64) {
                 Ok(0) => break,
                 Ok(count) => done += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -125,19 +196,39 @@ impl DiskFile for RealFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
+        if let Around::Open(blocks) = &mut *self.around.lock() {
+            blocks.end = None;
+        }
+        self.file.write_all_at(bytes, offset)
+    }
+
+    fn append_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let mut around = self.around.lock();
+        if matches!(*around, Around::Unopened) {
+            *around = Blocks::open(&self.path).map_or(Around::Closed, Around::Open);
+        }
+        if let Around::Open(blocks) = &mut *around {
+            match blocks.append(&self.file, bytes, offset) {
+                // The file system took the flag and does not take the writes.
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => *around = Around::Closed,
+                other => return other,
+            }
+        }
+        self.file.write_all_at(bytes, offset)
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        // A file whose length is set is mostly one that is written to its end: it gives back the memory of its blocks.
+        *self.around.lock() = Around::Unopened;
+        self.file.set_len(len)
     }
 }
 
@@ -274,6 +365,46 @@ mod tests {
         assert_eq!(disk.lock(&lock, "second").unwrap().err().as_deref(), Some("first"));
         drop(held);
         assert!(disk.lock(&lock, "third").unwrap().is_ok());
+    }
+
+    /// Appends of all sizes, with other writes between them, read back as if there were no blocks.
+    fn append(disk: &dyn Disk, dir: &Path) {
+        disk.create_dir(dir).unwrap();
+        let mut rng = fastrand::Rng::with_seed(7);
+        let mut file = disk.open(&dir.join("a"), true).unwrap();
+        let mut wanted = Vec::new();
+        for round in 0..400 {
+            let mut bytes = vec![0; rng.choice([1, 17, 300, 4095, 4096, 4097, 20_000]).unwrap()];
+            bytes.fill_with(|| rng.u8(1..));
+            if rng.u8(..4) == 0 {
+                file.write_at(&bytes, wanted.len() as u64).unwrap();
+            } else {
+                file.append_at(&bytes, wanted.len() as u64).unwrap();
+            }
+            wanted.extend_from_slice(&bytes);
+            match rng.u8(..10) {
+                0 => {
+                    let at = rng.usize(..wanted.len());
+                    wanted[at] = 0;
+                    file.write_at(&[0], at as u64).unwrap();
+                }
+                1 => file = disk.open(&dir.join("a"), false).unwrap(),
+                2 => file.set_len(wanted.len() as u64).unwrap(),
+                3 => file.sync().unwrap(),
+                _ => {}
+            }
+            let mut found = read_all(&*file).unwrap();
+            assert!(found.iter().skip(wanted.len()).all(|byte| *byte == 0), "round {round}");
+            found.truncate(wanted.len());
+            assert!(found == wanted, "round {round}");
+        }
+    }
+
+    #[test]
+    fn appends_read_back() {
+        append(&MemoryDisk::default(), Path::new("/m"));
+        let dir = tempfile::tempdir().unwrap();
+        append(&RealDisk, &dir.path().join("d"));
     }
 
     #[test]

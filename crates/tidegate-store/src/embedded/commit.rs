@@ -352,8 +352,7 @@ impl Committer {
             self.roll(reserve)?;
         }
         let now = self.state.clock.now();
-        // The frame stays in memory for the readers of the newest events, so each has a buffer of its own.
-        let mut frame = self.journal.frame(Vec::with_capacity(need));
+        let mut frame = self.journal.frame(need);
         self.draft.start(now);
         for step in steps {
             self.draft.encode(step, &mut frame, &self.state);
@@ -365,13 +364,19 @@ impl Committer {
             return Ok((self.draft.take_answers(), Vec::new()));
         }
         let records = u64::from(frame.records());
-        let (at, bytes) = match self.journal.write(frame, now.as_millis()) {
+        let sync = steps.iter().any(|step| step.durability == Durability::Sync);
+        let (at, bytes) = match self.journal.write(frame, now.as_millis(), sync) {
             Ok(written) => written,
             Err(error) => return Err(self.write_failed(&error, need)),
         };
         let written = watch.elapsed();
         Stats::add(&self.state.stats.write_nanos, written - encoded);
-        self.make_durable(steps, now)?;
+        if sync {
+            self.dirty = None;
+            self.sync()?;
+        } else {
+            self.promise_sync(steps, now);
+        }
         let synced = watch.elapsed();
         self.journal.publish(at, bytes.clone());
         self.draft.index(&mut self.journal.footer.lock(), at, &bytes, self.journal.open.salt);
@@ -398,11 +403,8 @@ impl Committer {
         Fault::new(FaultKind::Limited, Origin::Store, Retry::Later, format!("write to the journal failed: {error}"))
     }
 
-    fn make_durable(&mut self, steps: &[Step], now: Timestamp) -> Result<()> {
-        if steps.iter().any(|step| step.durability == Durability::Sync) {
-            self.dirty = None;
-            return self.sync();
-        }
+    /// Notes by when what was written has to be synced.
+    fn promise_sync(&mut self, steps: &[Step], now: Timestamp) {
         for step in steps {
             let every = match step.durability {
                 Durability::Interval(every) => every,
@@ -412,7 +414,6 @@ impl Committer {
             let (since, least) = self.dirty.unwrap_or((now, every));
             self.dirty = Some((since, least.min(every)));
         }
-        Ok(())
     }
 
     fn sync(&mut self) -> Result<()> {

@@ -355,9 +355,7 @@ impl GroupInner {
         }
         entry.marked = false;
         let fingerprint = entry.fingerprint;
-        if self.busy.get(&fingerprint) == Some(&seq) {
-            self.busy.remove(&fingerprint);
-        }
+        self.leave_busy(fingerprint, seq);
         self.change(seq, State::Ready);
     }
 
@@ -469,11 +467,17 @@ impl GroupInner {
         }
     }
 
+    /// Says that a delivery is no longer the one of its event that is worked on.
+    fn leave_busy(&mut self, fingerprint: Fingerprint, seq: u64) {
+        // It mostly is: then this is one look-up.
+        if let Some(other) = self.busy.remove(&fingerprint).filter(|other| *other != seq) {
+            self.busy.insert(fingerprint, other);
+        }
+    }
+
     fn forget(&mut self, seq: u64, entry: &Entry) {
         self.leave(seq, entry.state, entry.key);
-        if self.busy.get(&entry.fingerprint) == Some(&seq) {
-            self.busy.remove(&entry.fingerprint);
-        }
+        self.leave_busy(entry.fingerprint, seq);
         self.release_key(seq, entry.key);
     }
 
@@ -501,9 +505,7 @@ impl GroupInner {
             history.push(note);
         }
         let (key, fingerprint) = (entry.key, entry.fingerprint);
-        if self.busy.get(&fingerprint) == Some(&seq) {
-            self.busy.remove(&fingerprint);
-        }
+        self.leave_busy(fingerprint, seq);
         self.change(seq, State::Due(due));
         if block {
             if let Some(key) = key {

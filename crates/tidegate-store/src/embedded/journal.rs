@@ -50,7 +50,13 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
 struct TailCache {
     frames: VecDeque<(Lsn, Bytes)>,
     bytes: usize,
+    /// Buffers of dropped frames that nobody reads any more. New memory for each frame would have to be got from the
+    /// system and zeroed first.
+    spent: Vec<Vec<u8>>,
 }
+
+/// Most buffers kept for the next frames.
+const SPENT_MAX: usize = 4;
 
 impl TailCache {
     fn push(&mut self, at: Lsn, bytes: Bytes, max: usize) {
@@ -59,6 +65,22 @@ impl TailCache {
         while self.bytes > max {
             let Some((_, dropped)) = self.frames.pop_front() else { break };
             self.bytes -= dropped.len();
+            if self.spent.len() < SPENT_MAX && dropped.is_unique() {
+                self.spent.push(dropped.into());
+            }
+        }
+    }
+
+    /// Returns a buffer for a frame: not much larger than it has to be, because the frame will keep all of it.
+    fn buffer(&mut self, need: usize) -> Vec<u8> {
+        let fits = |spent: &Vec<u8>| (need..=need.saturating_mul(2)).contains(&spent.capacity());
+        match self.spent.iter().position(fits) {
+            Some(at) => self.spent.swap_remove(at),
+            None => {
+                // Frames have another size now: those kept would never be used.
+                self.spent.pop();
+                Vec::with_capacity(need)
+            }
         }
     }
 
@@ -308,8 +330,10 @@ impl Journal {
         })
     }
 
-    /// Starts a frame.
-    pub(crate) fn frame(&self, buffer: Vec<u8>) -> FrameBuilder {
+    /// Starts a frame of at most so many bytes.
+    pub(crate) fn frame(&self, need: usize) -> FrameBuilder {
+        // It stays in memory for the readers of the newest events, so each frame has a buffer of its own.
+        let buffer = self.reader.tail.write().buffer(need);
         FrameBuilder::new(buffer, self.open.salt, self.tip.chain)
     }
 
@@ -319,9 +343,15 @@ impl Journal {
     }
 
     /// Writes a frame; returns its place. Nothing is durable before [`Journal::sync`].
-    pub(crate) fn write(&mut self, frame: FrameBuilder, at: i64) -> io::Result<(Lsn, Bytes)> {
+    ///
+    /// With `soon`, the sync follows at once.
+    pub(crate) fn write(&mut self, frame: FrameBuilder, at: i64, soon: bool) -> io::Result<(Lsn, Bytes)> {
         let (bytes, chain) = frame.finish(self.tip.next_frame, self.tip.synced_frame, at);
-        self.open.file.write_at(&bytes, self.write_at)?;
+        if soon {
+            self.open.file.append_at(&bytes, self.write_at)?;
+        } else {
+            self.open.file.write_at(&bytes, self.write_at)?;
+        }
         let lsn = Lsn::new(self.open.number, self.write_at);
         self.write_at += bytes.len() as u64;
         self.tip.next_frame += 1;

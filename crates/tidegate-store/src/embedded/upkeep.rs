@@ -127,7 +127,7 @@ impl Upkeep {
                 let mut at = 0;
                 while at < size {
                     let count = ZERO_BYTES.min(usize::try_from(size - at).unwrap_or(ZERO_BYTES));
-                    file.write_at(&zeros[..count], at)?;
+                    file.append_at(&zeros[..count], at)?;
                     at += count as u64;
                 }
                 file.sync()
