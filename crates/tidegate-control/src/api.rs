@@ -10,6 +10,7 @@ pub(crate) mod look;
 pub(crate) mod modules;
 pub(crate) mod node;
 pub(crate) mod pull;
+pub(crate) mod replay;
 pub(crate) mod schemas;
 pub(crate) mod steer;
 pub(crate) mod streams;
@@ -37,7 +38,7 @@ use tidegate_core::{
     service::Context,
     store::Store,
 };
-use tidegate_engine::{Desk, Groups, Modules, Publisher, Supervisor};
+use tidegate_engine::{Desk, Groups, Modules, Publisher, Sides, Supervisor};
 use tidegate_rules::Schema;
 
 use crate::{
@@ -49,6 +50,7 @@ use crate::{
 pub(crate) struct Api {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) groups: Groups,
+    pub(crate) sides: Sides,
     pub(crate) publisher: Publisher,
     pub(crate) schemas: BTreeMap<StreamName, Schema>,
     pub(crate) guards: Vec<Arc<Guard>>,
@@ -140,6 +142,7 @@ routes! {
     Post "/v1/groups/{group}/resume" Operator => groups::resume;
     Post "/v1/groups/{group}/scale" Operator => groups::scale;
     Post "/v1/groups/{group}/seek" Operator => steer::seek;
+    Post "/v1/groups/{group}/replay" Operator => replay::replay;
     Post "/v1/groups/{group}/drain" Operator => steer::drain;
     Post "/v1/groups/{group}/remove" Operator => steer::remove;
     Post "/v1/drain" Operator => steer::drain_node;

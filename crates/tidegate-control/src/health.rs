@@ -253,7 +253,9 @@ pub(crate) fn components(api: &Api) -> Vec<Component> {
         .collect();
     let known = api.groups.names();
     for status in seen.iter().flat_map(|seen| seen.groups.values()).filter(|status| !known.contains(&status.name)) {
-        let cause = format!("it is not in the configuration and holds back retention of {}", status.stream);
+        let needs = api.sides.get(&status.name).map(|side| format!("its replay needs group {}, which", side.ask.with));
+        let it = needs.as_deref().unwrap_or("it");
+        let cause = format!("{it} is not in the configuration; it holds back retention of {}", status.stream);
         let found = Found::because(State::Degraded, cause);
         groups.push(health.component(format!("group/{}", status.name), found, now, Vec::new()));
     }

@@ -28,7 +28,7 @@ use tidegate_core::{
     service::Context,
     store::Store,
 };
-use tidegate_engine::{Desk, Entrance, Groups, Modules, Publisher, Supervisor, TaskRunner};
+use tidegate_engine::{Desk, Entrance, Groups, Modules, Publisher, Sides, Supervisor, TaskRunner};
 use tidegate_rules::Schema;
 
 pub use self::{
@@ -54,6 +54,8 @@ pub struct ControlParts {
     pub store: Arc<dyn Store>,
     /// The groups that run.
     pub groups: Groups,
+    /// Those of them that handle a range once more.
+    pub sides: Sides,
     /// Moves dead letters.
     pub desk: Desk,
     /// Takes events in.
@@ -136,6 +138,7 @@ impl Control {
         Ok(Self(Arc::new(Api {
             store: parts.store,
             groups: parts.groups,
+            sides: parts.sides,
             publisher: parts.publisher,
             schemas: parts.schemas,
             guards: parts.guards,

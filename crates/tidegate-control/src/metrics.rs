@@ -191,6 +191,10 @@ impl Listener for Metrics {
                     }
                 });
             }
+            Notice::GroupRemoved { group, .. } => {
+                self.groups.retain(|known| known != group);
+                self.buried.retain(|(_, known)| known != group);
+            }
             Notice::InputRejected { module, .. } => self.rejected.with(module, |counter| counter.add(1)),
             Notice::DeadReprocessed { stream, result, count } => {
                 let key = (stream.clone(), ByteString::from_static(result));

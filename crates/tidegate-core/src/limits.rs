@@ -147,6 +147,8 @@ limits! {
     DEAD_JOBS_KEPT: usize = 100, "jobs";
     /// Most reprocessed dead letters of one job whose outcome is waited for at a time.
     DEAD_FOLLOWED_MAX: usize = 1_000, "entries";
+    /// Most side groups at a time.
+    SIDE_GROUPS_MAX: usize = 16, "groups";
     /// Most fires of a `cron` source that are made up for after a stop.
     CRON_MISSED_MAX: usize = 1_000, "fires";
     /// Most events that a worker of an `exec` sink is given at a time.

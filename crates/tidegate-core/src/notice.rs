@@ -102,6 +102,10 @@ notices! {
     GroupScaled = "group.scaled" { group: GroupName, workers: u64, by: String }
     /// A group was moved to another place in its stream.
     GroupSought = "group.sought" { group: GroupName, from: Position, to: Position, by: String, reason: String }
+    /// A side group was started: it handles a range of its stream once more.
+    ReplayStarted = "group.replay_started" { group: GroupName, of: GroupName, with: GroupName, from: Position, before: Position, by: String, reason: String }
+    /// A side group has handled all of its range.
+    ReplayEnded = "group.replay_ended" { group: GroupName, of: GroupName, done: u64, duplicates: u64, skipped: u64, dead: u64, expired: u64, dropped: u64 }
     /// A group finishes what is there and pauses then.
     GroupDraining = "group.draining" { group: GroupName, by: String, reason: String, until: Timestamp }
     /// A group finished what was there, or its time for that is over, and is paused.

@@ -85,6 +85,8 @@ pub struct Rehearsal {
     pub expired: u64,
     /// They are meant for another group.
     pub others: u64,
+    /// Of those that would run or be skipped, so many are meant for this group alone.
+    pub own: u64,
     /// First event that was not counted; none at the end of the stream.
     pub next: Option<Position>,
 }
@@ -101,6 +103,7 @@ impl Rehearsal {
         self.skipped += more.skipped;
         self.expired += more.expired;
         self.others += more.others;
+        self.own += more.own;
         self.next = more.next;
     }
 }

@@ -1,5 +1,7 @@
 //! Anything that runs until it is told to stop, and the two phases of stopping.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use tokio::sync::watch;
 
@@ -18,7 +20,11 @@ pub enum StopPhase {
 
 /// The listening end of a stop. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Stop(watch::Receiver<StopPhase>);
+pub struct Stop {
+    own: watch::Receiver<StopPhase>,
+    /// What it is a part of.
+    whole: Option<Arc<Self>>,
+}
 
 /// The end that stops.
 #[derive(Debug)]
@@ -26,8 +32,8 @@ pub struct Stopper(watch::Sender<StopPhase>);
 
 /// Makes both ends.
 pub fn stop() -> (Stopper, Stop) {
-    let (send, receive) = watch::channel(StopPhase::Running);
-    (Stopper(send), Stop(receive))
+    let (send, own) = watch::channel(StopPhase::Running);
+    (Stopper(send), Stop { own, whole: None })
 }
 
 impl Stopper {
@@ -43,9 +49,16 @@ impl Stopper {
 }
 
 impl Stop {
+    /// Makes a stop for a part: it comes with this one, or before.
+    pub fn part(&self) -> (Stopper, Self) {
+        let (stopper, part) = stop();
+        (stopper, Self { whole: Some(Arc::new(self.clone())), ..part })
+    }
+
     /// Returns how far it has come.
     pub fn phase(&self) -> StopPhase {
-        *self.0.borrow()
+        let own = *self.own.borrow();
+        self.whole.as_ref().map_or(own, |whole| own.max(whole.phase()))
     }
 
     /// Waits until new work is no longer wanted.
@@ -59,9 +72,16 @@ impl Stop {
     }
 
     async fn reached(&self, phase: StopPhase) {
-        let mut receive = self.0.clone();
+        let mut own = self.own.clone();
         // A dropped stopper means that nobody can stop gently any more: that is an abort.
-        drop(receive.wait_for(|now| *now >= phase).await);
+        let own = async { drop(own.wait_for(|now| *now >= phase).await) };
+        match &self.whole {
+            None => own.await,
+            Some(whole) => tokio::select! {
+                () = own => {}
+                () = Box::pin(whole.reached(phase)) => {}
+            },
+        }
     }
 }
 
@@ -101,6 +121,21 @@ mod tests {
         stop.aborted().await;
         stopper.drain();
         assert_eq!(stop.phase(), StopPhase::Aborted);
+    }
+
+    #[tokio::test]
+    async fn a_part_stops_with_the_whole_or_before() {
+        let (whole, stop) = stop();
+        let (first, early) = stop.part();
+        let (_second, late) = stop.part();
+        first.drain();
+        early.draining().await;
+        assert_eq!((stop.phase(), late.phase()), (StopPhase::Running, StopPhase::Running));
+        whole.abort();
+        for part in [early, late] {
+            part.aborted().await;
+            assert_eq!(part.phase(), StopPhase::Aborted);
+        }
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@
 
 mod dead;
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use async_trait::async_trait;
 use bytestring::ByteString;
@@ -102,6 +102,8 @@ pub enum Start {
     Earliest,
     /// After the newest event.
     Latest,
+    /// At this position, which must be kept.
+    At(Position),
 }
 
 /// What a failed head of an order key does to those behind it.
@@ -123,6 +125,9 @@ pub struct GroupSpec {
     pub stream: StreamName,
     /// Where it starts when it is new.
     pub start: Start,
+    /// Events from this position on are not its business, but for those that are sent back for it from the dead letters.
+    /// At most behind the newest event when it is new, and never changed; none = every event that comes.
+    pub end: Option<Position>,
     /// Order key; none = no order.
     pub order_by: Option<OrderBy>,
     /// What a failed head does to its key.
@@ -141,6 +146,7 @@ impl GroupSpec {
             name,
             stream,
             start: Start::Earliest,
+            end: None,
             order_by: None,
             on_failure: OnFailure::Skip,
             ledger: Some(Duration::from_secs(7 * 86_400)),
@@ -364,7 +370,8 @@ pub trait Broker: Send + Sync {
     /// Creates a stream or changes its settings. Its dead-letter stream comes with it.
     async fn declare_stream(&self, spec: &StreamSpec) -> Result<()>;
 
-    /// Creates a group or changes its settings; its stream must exist and cannot change.
+    /// Creates a group or changes its settings; its stream must exist, and neither the stream nor the end can change.
+    /// A group that has an end fills no backlog, and holds nothing back once it has looked at all before its end.
     async fn declare_group(&self, spec: &GroupSpec) -> Result<()>;
 
     /// Forgets a group, so that it no longer holds back retention.
@@ -379,8 +386,8 @@ pub trait Broker: Send + Sync {
     /// in the stream now for what was done before now. A conflict while any delivery is in flight.
     async fn seek(&self, group: &GroupName, to: Position, again: bool) -> Result<Sought>;
 
-    /// Counts what would become of at most `max` events from a position on if the group looked at them now.
-    async fn rehearse(&self, group: &GroupName, from: Position, max: usize) -> Result<Rehearsal>;
+    /// Counts what would become of at most `max` events of a range if the group looked at them now.
+    async fn rehearse(&self, group: &GroupName, range: Range<Position>, max: usize) -> Result<Rehearsal>;
 
     /// Appends events, all or none; returns when they are durable as their stream promises, in input order.
     async fn append(&self, stream: &StreamName, events: Vec<Event>) -> Result<Vec<Appended>>;

@@ -50,6 +50,7 @@ use tidegate_core::{
 use tidegate_rules::Stages;
 use tokio::sync::{Notify, watch};
 
+pub(crate) use self::desired::{forget_wishes, keep_pace};
 use self::{
     claim::{Claimer, PULSE_EVERY},
     desired::Desired,
@@ -195,7 +196,18 @@ pub(crate) struct GroupParts {
     pub(crate) config: ByteString,
 }
 
+/// What another group needs to work like one.
+pub(crate) struct Model {
+    pub(crate) spec: GroupSpec,
+    pub(crate) policy: GroupPolicy,
+    pub(crate) handler: Option<Arc<dyn Handler>>,
+}
+
 impl Group {
+    pub(crate) fn model(&self) -> Model {
+        Model { spec: self.spec.clone(), policy: self.policy.clone(), handler: self.handler.clone() }
+    }
+
     /// Declares a group and starts everything it needs.
     pub(crate) async fn open(parts: GroupParts) -> Result<Arc<Self>> {
         let GroupParts { spec, policy, handler, store, cx, supervisor, config } = parts;

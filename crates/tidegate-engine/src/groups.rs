@@ -1,6 +1,6 @@
 //! All groups of a node: the one thing that the outside (API, actions, wiring) sees of them.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, ops::Range, sync::Arc, time::Duration};
 
 use bytestring::ByteString;
 use parking_lot::RwLock;
@@ -16,7 +16,9 @@ use tidegate_core::{
 };
 
 use crate::{
-    group::{Glance, Group, GroupParts, GroupPolicy, GroupView, Pause, PullStatus, Running, SeekAsk},
+    group::{
+        self, Glance, Group, GroupParts, GroupPolicy, GroupView, Model, Pace, Pause, PullStatus, Running, SeekAsk,
+    },
     supervisor::Supervisor,
 };
 
@@ -47,6 +49,19 @@ impl Groups {
     /// Declares a group in the store, restores what operators wanted of it and starts it. Without a handler its workers
     /// are outside.
     pub async fn add(&self, spec: &GroupSpec, policy: GroupPolicy, handler: Option<Arc<dyn Handler>>) -> Result<()> {
+        let (cx, supervisor) = (self.0.cx.clone(), self.0.supervisor.clone());
+        self.add_part(spec, policy, handler, cx, supervisor).await
+    }
+
+    /// The same for a group that may stop before the node, as its context says.
+    pub(crate) async fn add_part(
+        &self,
+        spec: &GroupSpec,
+        policy: GroupPolicy,
+        handler: Option<Arc<dyn Handler>>,
+        cx: Context,
+        supervisor: Supervisor,
+    ) -> Result<()> {
         let name = policy.name.clone();
         if spec.name != name || spec.stream != policy.stream {
             return Err(Fault::bug(format!("group {name} is declared under another name or stream")));
@@ -59,13 +74,36 @@ impl Groups {
             policy,
             handler,
             store: self.0.store.clone(),
-            cx: self.0.cx.clone(),
-            supervisor: self.0.supervisor.clone(),
+            cx,
+            supervisor,
             config: self.0.config.clone(),
         })
         .await?;
         self.0.groups.write().insert(name, group);
         Ok(())
+    }
+
+    /// Returns what another group needs to work like this one.
+    pub(crate) fn model(&self, name: &GroupName) -> Result<Model> {
+        Ok(self.get(name)?.model())
+    }
+
+    /// Slows a group down that is about to be added.
+    pub(crate) async fn keep_pace(&self, name: &GroupName, pace: &Pace) -> Result<()> {
+        group::keep_pace(&*self.0.store, name, pace).await
+    }
+
+    /// Forgets a group that the store no longer has, and what operators wanted of it.
+    pub async fn forget(&self, name: &GroupName) -> Result<()> {
+        self.0.groups.write().remove(name);
+        group::forget_wishes(&*self.0.store, name).await
+    }
+
+    /// Waits until nothing of a group is lent any more; ends only when it is told to stop.
+    pub(crate) async fn drained_one(&self, name: &GroupName) {
+        if let Ok(group) = self.get(name) {
+            group.drained().await;
+        }
     }
 
     /// Returns the names of all groups, sorted.
@@ -138,9 +176,9 @@ impl Groups {
         self.get(name)?.locate(place).await
     }
 
-    /// Counts what would become of the events from a position on if the group were there, at most so many of them.
-    pub async fn rehearse(&self, name: &GroupName, from: Position, again: bool, max: u64) -> Result<Rehearsal> {
-        self.get(name)?.rehearse(from, again, max).await
+    /// Counts what would become of the events of a range if the group were there, at most so many of them.
+    pub async fn rehearse(&self, name: &GroupName, range: Range<Position>, again: bool, max: u64) -> Result<Rehearsal> {
+        self.get(name)?.rehearse(range, again, max).await
     }
 
     /// Moves a group to another place in its stream, durably, once what is in flight is finished.

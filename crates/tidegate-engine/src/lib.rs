@@ -9,6 +9,7 @@ mod keeper;
 mod modules;
 mod node;
 mod publisher;
+mod sides;
 mod supervisor;
 mod task;
 mod watermark;
@@ -21,6 +22,7 @@ pub use self::{
     modules::{Direction, Entrance, ModuleState, ModuleView, Modules},
     node::{Drained, Node},
     publisher::{OnFull, Publisher},
+    sides::{SideAsk, SideView, Sides},
     supervisor::{Progress, Pulse, ServiceView, Supervisor},
     task::{Nudge, Task, TaskRunner, TaskView, Upkeep},
     watermark::{WATERMARKS, Watermarks, backlog_percent},

@@ -16,6 +16,7 @@ use crate::{
     groups::Groups,
     modules::Modules,
     publisher::Publisher,
+    sides::Sides,
     supervisor::Supervisor,
     task::{TaskRunner, Upkeep},
 };
@@ -35,6 +36,8 @@ pub struct Node {
     pub groups: Groups,
     /// Sources and sinks by name, none at the start.
     pub modules: Modules,
+    /// Groups that handle a range once more; none until they are restored.
+    pub sides: Sides,
     /// What runs.
     pub supervisor: Supervisor,
     /// What services of this node are given.
@@ -69,7 +72,8 @@ impl Node {
         drop(TaskRunner::start(Upkeep::new(store.clone(), UPKEEP_EVERY), &supervisor));
         let publisher = Publisher::new(store.clone(), cx.clone());
         let modules = Modules::new(store.clone(), cx.clone(), supervisor.clone(), publisher.clone(), groups.clone());
-        Self { publisher, groups, modules, supervisor, cx, store, stopper }
+        let sides = Sides::new(store.clone(), cx.clone(), supervisor.clone(), groups.clone());
+        Self { publisher, groups, modules, sides, supervisor, cx, store, stopper }
     }
 
     /// Takes no new work and lets what is held finish until `grace` is over or `hurry` comes; drops the rest, which

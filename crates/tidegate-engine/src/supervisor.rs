@@ -30,11 +30,14 @@ const STEADY: Duration = Duration::from_secs(60);
 
 /// Runs services and one-off tasks. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Supervisor(Arc<Inner>);
+pub struct Supervisor {
+    inner: Arc<Inner>,
+    /// What everything that it runs is given.
+    cx: Context,
+}
 
 #[derive(Debug)]
 struct Inner {
-    cx: Context,
     running: Mutex<Running>,
     ended: Notify,
     pulses: Mutex<Vec<Pulse>>,
@@ -99,17 +102,23 @@ impl Pulse {
 impl Supervisor {
     /// Makes a supervisor; everything it runs is given this context.
     pub fn new(cx: Context) -> Self {
-        Self(Arc::new(Inner { cx, running: Mutex::default(), ended: Notify::new(), pulses: Mutex::default() }))
+        let inner = Inner { running: Mutex::default(), ended: Notify::new(), pulses: Mutex::default() };
+        Self { inner: Arc::new(inner), cx }
+    }
+
+    /// Returns this supervisor for a part of the node that may stop before it: what it runs is given another context.
+    pub(crate) fn part(&self, cx: Context) -> Self {
+        Self { inner: self.inner.clone(), cx }
     }
 
     /// Runs a service until it ends well; after a crash it is started again, after a wait that grows.
     pub fn service(&self, service: Arc<dyn Service>) {
         let name = service.name();
-        let since = self.0.cx.clock.now();
+        let since = self.cx.clock.now();
         let view = ServiceView { name: name.clone(), since, restarts: 0, last_fault: None };
-        let inner = self.0.clone();
+        let supervisor = self.clone();
         self.spawn(name.into(), Some(view), move |number| async move {
-            inner.keep(number, service).await;
+            supervisor.keep(number, service).await;
         });
     }
 
@@ -126,7 +135,7 @@ impl Supervisor {
         future: impl FnOnce(u64) -> F,
     ) {
         let number = {
-            let mut running = self.0.running.lock();
+            let mut running = self.inner.running.lock();
             running.next += 1;
             let number = running.next;
             running.names.insert(number, name);
@@ -135,7 +144,7 @@ impl Supervisor {
             }
             number
         };
-        let entry = Entry { inner: self.0.clone(), number };
+        let entry = Entry { inner: self.inner.clone(), number };
         let future = future(number);
         // Nobody awaits the handle: what runs is known by its entry, which goes when the task ends or is dropped.
         drop(tokio::spawn(async move {
@@ -147,16 +156,16 @@ impl Supervisor {
     /// Makes a sign of life that [`Supervisor::progress`] watches. `every` is the longest time between two beats of
     /// something that is well.
     pub fn pulse(&self, name: impl Into<String>, every: Duration) -> Pulse {
-        let clock = self.0.cx.clock.clone();
+        let clock = self.cx.clock.clone();
         let last = AtomicI64::new(clock.now().as_millis());
         let pulse = Pulse(Arc::new(Beats { name: name.into(), every, last, clock }));
-        self.0.pulses.lock().push(pulse.clone());
+        self.inner.pulses.lock().push(pulse.clone());
         pulse
     }
 
     /// Returns when everything that must not stand still last showed a sign of life.
     pub fn progress(&self) -> Vec<Progress> {
-        let mut pulses = self.0.pulses.lock();
+        let mut pulses = self.inner.pulses.lock();
         // Whoever held the other end is gone, and with it the promise to beat.
         pulses.retain(|pulse| Arc::strong_count(&pulse.0) > 1);
         pulses.iter().map(Pulse::progress).collect()
@@ -164,18 +173,18 @@ impl Supervisor {
 
     /// Returns the services that run.
     pub fn services(&self) -> Vec<ServiceView> {
-        self.0.running.lock().services.values().cloned().collect()
+        self.inner.running.lock().services.values().cloned().collect()
     }
 
     /// Waits until everything has ended, at most `limit`; returns the names of what still runs then.
     pub async fn join(&self, limit: Duration) -> Vec<String> {
         let all = async {
             loop {
-                let ended = self.0.ended.notified();
+                let ended = self.inner.ended.notified();
                 tokio::pin!(ended);
                 // Listening starts before the look, so that an end in between is not missed.
                 ended.as_mut().enable();
-                if self.0.running.lock().names.is_empty() {
+                if self.inner.running.lock().names.is_empty() {
                     return;
                 }
                 ended.await;
@@ -183,12 +192,12 @@ impl Supervisor {
         };
         match tokio::time::timeout(limit, all).await {
             Ok(()) => Vec::new(),
-            Err(_elapsed) => self.0.running.lock().names.values().map(|name| name.clone().into_owned()).collect(),
+            Err(_elapsed) => self.inner.running.lock().names.values().map(|name| name.clone().into_owned()).collect(),
         }
     }
 }
 
-impl Inner {
+impl Supervisor {
     async fn keep(&self, number: u64, service: Arc<dyn Service>) {
         let mut wait = RESTART_FIRST;
         loop {
@@ -214,7 +223,7 @@ impl Inner {
     }
 
     fn crashed(&self, number: u64, service: &str, fault: String, after: Duration) {
-        if let Some(view) = self.running.lock().services.get_mut(&number) {
+        if let Some(view) = self.inner.running.lock().services.get_mut(&number) {
             view.restarts += 1;
             view.last_fault = Some((self.cx.clock.now(), fault.clone()));
         }

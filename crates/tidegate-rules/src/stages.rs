@@ -268,6 +268,12 @@ impl Stages {
         self
     }
 
+    /// Asks for the same schema as other stages do, in place of its own.
+    #[must_use]
+    pub fn with_schema_of(self, other: &Self) -> Self {
+        self.checked(other.schema.clone())
+    }
+
     /// Returns them in words, in order.
     pub fn words(&self) -> Vec<String> {
         let schema = self.schema.iter().map(|_| "schema of the stream".to_owned());

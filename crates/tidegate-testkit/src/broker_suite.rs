@@ -13,6 +13,7 @@ mod fencing;
 mod group;
 mod ledger;
 mod order;
+mod range;
 mod read;
 mod restart;
 mod retention;
@@ -22,7 +23,7 @@ mod settle;
 mod state;
 mod whereabouts;
 
-use std::{future::Future, pin::Pin};
+use std::{collections::BTreeSet, future::Future, pin::Pin};
 
 use tidegate_core::store::{Broker as _, Promises};
 
@@ -148,6 +149,11 @@ cases! {
         what_was_forced_once_is_not_forced_again, again_runs_what_was_done_before_once,
         a_claim_may_end_before_a_position,
     }
+    range {
+        a_range_is_handled_and_nothing_else, its_ledger_is_its_own, a_range_survives: Durable,
+        what_is_sent_back_comes_behind_its_end, an_end_is_never_changed, retention_waits_for_a_range,
+        a_range_fills_no_backlog, what_the_stream_drops_of_a_range_is_counted,
+    }
     state { values_are_put_replaced_and_taken_away, a_value_may_be_large }
     whereabouts {
         an_event_is_found_by_its_id, a_search_in_vain_says_how_far_it_looked,
@@ -162,6 +168,11 @@ cases! {
         a_marked_claim_counts_the_crash: Durable,
         a_marked_claim_ends_with_its_settle: Durable, a_marked_claim_outlives_upkeep: Durable, a_closed_store_answers_nothing, much_work_survives: Durable,
     }
+}
+
+/// Returns what the cases are about, each once: the prefixes for [`run`].
+pub fn concerns() -> BTreeSet<&'static str> {
+    CASES.iter().filter_map(|(name, ..)| name.split_once("::")).map(|(concern, _)| concern).collect()
 }
 
 /// What the suite ran and what it left out.

@@ -2,7 +2,7 @@
 //!
 //! A new verb of the seam is passed on here once; what goes wrong is a [`Hooks`] of a few lines beside the test.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc};
 
 use async_trait::async_trait;
 use bytestring::ByteString;
@@ -106,8 +106,8 @@ impl Broker for Hooked {
         self.inner.seek(group, to, again).await
     }
 
-    async fn rehearse(&self, group: &GroupName, from: Position, max: usize) -> Result<Rehearsal> {
-        self.inner.rehearse(group, from, max).await
+    async fn rehearse(&self, group: &GroupName, range: Range<Position>, max: usize) -> Result<Rehearsal> {
+        self.inner.rehearse(group, range, max).await
     }
 
     async fn append(&self, stream: &StreamName, events: Vec<Event>) -> Result<Vec<Appended>> {

@@ -15,6 +15,7 @@ mod man;
 mod module;
 mod preflight;
 mod publish;
+mod replay;
 mod report;
 mod run;
 mod schema;

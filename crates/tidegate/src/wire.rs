@@ -4,6 +4,7 @@ mod door;
 mod schemas;
 
 use std::{
+    collections::BTreeMap,
     io::Write as _,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -20,7 +21,7 @@ use tidegate_core::{
     fault::{Fault, FaultKind, Origin, Result, Retry},
     guard::Guard,
     handler::{Handler, Probe, Sink},
-    names::{GroupName, ModuleName, TargetName},
+    names::{GroupName, ModuleName, StreamName, TargetName},
     notice::{Notice, Notices},
     service::{self, Context, Stopper},
     store::{GroupSpec, Store},
@@ -90,7 +91,7 @@ impl Node {
     }
 
     async fn start(config: &Config, inner: engine::Node, metrics: Arc<Metrics>, store: Arc<dyn Store>) -> Result<Self> {
-        let engine::Node { groups, modules, supervisor, cx, .. } = &inner;
+        let engine::Node { groups, sides, modules, supervisor, cx, .. } = &inner;
         declare_streams(config, &*store).await?;
         let listeners = bind(config).await?;
         let (guards, client) = (guards(config, cx), HttpClient::open()?);
@@ -115,6 +116,7 @@ impl Node {
             groups.add(&settings.spec(name, mark_claims), policy, handler).await?;
             modules.add_sink(name, settings.sink.kind(), &settings.from).await?;
         }
+        sides.restore(writes(config)).await?;
         for (name, stream) in &config.streams {
             inner.publisher.set_on_full(name.clone(), stream.on_full.policy());
         }
@@ -126,6 +128,7 @@ impl Node {
         let control = Control::new(ControlParts {
             store: store.clone(),
             groups: groups.clone(),
+            sides: sides.clone(),
             desk,
             publisher: inner.publisher.clone(),
             schemas: schemas.all(),
@@ -197,6 +200,12 @@ async fn declare_streams(config: &Config, store: &dyn Store) -> Result<()> {
         store.declare_stream(&spec).await.map_err(|fault| fault.within(format!("results of group {name}")))?;
     }
     Ok(())
+}
+
+/// Returns the streams into which the sinks of groups write.
+fn writes(config: &Config) -> BTreeMap<GroupName, Vec<StreamName>> {
+    let of = |group: &GroupConfig| group.sink.streams().into_iter().map(|(_, stream)| stream.clone()).collect();
+    config.groups.iter().map(|(name, group)| (name.clone(), of(group))).collect()
 }
 
 async fn bind(config: &Config) -> Result<Vec<(TcpListener, SocketAddr)>> {

@@ -10,10 +10,10 @@ use tidegate_core::{
     names::GroupName,
     store::OnFailure,
 };
-use tidegate_engine::GroupView;
+use tidegate_engine::{GroupView, SideView};
 use utoipa::ToSchema;
 
-use super::duration_text;
+use super::{Api, duration_text};
 use crate::{
     call::{Call, json, parse},
     problem::Problem,
@@ -41,7 +41,7 @@ pub(crate) struct Unconfigured {
 pub(crate) struct Group {
     name: String,
     stream: String,
-    /// `running`, `paused` or `draining`.
+    /// `running`, `paused` or `draining`; of a side group also `ended`: all of its range is handled.
     state: &'static str,
     /// How many batches are tried at a time.
     workers: usize,
@@ -81,6 +81,8 @@ pub(crate) struct Group {
     drain: Option<Drain>,
     /// It is slowed down until it has caught up.
     pace: Option<Pace>,
+    /// What a side group handles once more; none of other groups.
+    side: Option<Side>,
     /// Its workers are outside of the node.
     pull: bool,
     /// The target that its handler calls.
@@ -100,6 +102,44 @@ pub(crate) struct Paused {
     /// When it goes on by itself.
     #[schema(value_type = Option<String>, format = DateTime)]
     until: Option<Timestamp>,
+}
+
+/// What a side group handles once more.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Side {
+    /// The group whose stream it reads.
+    of: String,
+    /// The group whose handler and settings it has.
+    with: String,
+    /// First event that it handles.
+    from: String,
+    /// First event that it no longer handles.
+    before: String,
+    /// Whether it stays when it is done.
+    keep: bool,
+    by: String,
+    reason: String,
+    #[schema(value_type = String, format = DateTime)]
+    since: Timestamp,
+    /// When all of its range was handled.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    ended: Option<Timestamp>,
+}
+
+impl From<SideView> for Side {
+    fn from(view: SideView) -> Self {
+        Self {
+            of: view.ask.of.into(),
+            with: view.ask.with.into(),
+            from: view.ask.from.to_string(),
+            before: view.ask.before.to_string(),
+            keep: view.ask.keep,
+            by: view.ask.by,
+            reason: view.ask.reason,
+            since: view.at,
+            ended: view.ended_at,
+        }
+    }
 }
 
 /// A group that comes to an end.
@@ -159,13 +199,19 @@ pub(crate) struct Retry {
     max: String,
 }
 
-impl From<GroupView> for Group {
-    fn from(view: GroupView) -> Self {
+impl Group {
+    async fn look(api: &Api, name: &GroupName) -> Result<Self> {
+        Ok(Self::new(api.groups.view(name).await?, api.sides.get(name)))
+    }
+
+    fn new(view: GroupView, side: Option<SideView>) -> Self {
         let status = view.status;
+        let is_idle = status.waiting + status.scheduled + status.in_flight == 0;
+        let has_ended = is_idle && side.as_ref().is_some_and(|side| side.ended_at.is_some());
         Self {
             name: status.name.into(),
             stream: status.stream.into(),
-            state: view.glance.state.as_str(),
+            state: if has_ended { "ended" } else { view.glance.state.as_str() },
             workers: view.glance.workers,
             busy: view.glance.busy,
             next: status.next.to_string(),
@@ -199,6 +245,7 @@ impl From<GroupView> for Group {
                 rate: RateText { count: pace.rate.count, per: pace.rate.per }.to_string(),
                 before: pace.before.to_string(),
             }),
+            side: side.map(Side::from),
             pull: view.glance.pull,
             target: view.target.map(String::from),
             gate: gate_word(view.gate),
@@ -242,7 +289,7 @@ pub(crate) fn gate_word(gate: Gate) -> &'static str {
 pub(crate) async fn list(call: Call) -> Result<Response, Problem> {
     let mut groups = Vec::new();
     for name in call.api.groups.names() {
-        groups.push(call.api.groups.view(&name).await?.into());
+        groups.push(Group::look(&call.api, &name).await?);
     }
     let known = call.api.groups.names();
     let all = call.api.store.groups().await?;
@@ -261,7 +308,7 @@ pub(crate) async fn list(call: Call) -> Result<Response, Problem> {
     responses((status = 200, description = "The group.", body = Group))
 )]
 pub(crate) async fn show(call: Call) -> Result<Response, Problem> {
-    json(&Group::from(call.api.groups.view(&call.group()?).await?))
+    json(&Group::look(&call.api, &call.group()?).await?)
 }
 
 /// Why and for how long a group is paused.
@@ -312,7 +359,7 @@ pub(super) async fn done(
     reason: &str,
 ) -> Result<Response, Problem> {
     let action = call.action(what, group.as_str(), reason);
-    json(&GroupAction { action, result, group: call.api.groups.view(group).await?.into() })
+    json(&GroupAction { action, result, group: Group::look(&call.api, group).await? })
 }
 
 #[utoipa::path(

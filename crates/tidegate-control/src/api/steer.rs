@@ -11,7 +11,7 @@ use tidegate_core::{
     guard::Rate,
     limits,
     notice::Notice,
-    seek::SeekTo,
+    seek::{Rehearsal, SeekTo},
 };
 use tidegate_engine::{Pause, SeekAsk as EngineAsk};
 use utoipa::ToSchema;
@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Events that one request rehearses; whoever wants more asks again from where it ended.
-const REHEARSED_MAX: u64 = 200_000;
+pub(super) const REHEARSED_MAX: u64 = 200_000;
 /// How long a seek waits by itself for what is in flight.
 const WAIT: Time = Time::from_secs(10);
 /// How long a drain may take by itself.
@@ -94,6 +94,33 @@ pub(crate) struct Rehearsed {
     next: Option<tidegate_core::delivery::Position>,
 }
 
+impl From<&Rehearsal> for Rehearsed {
+    fn from(counted: &Rehearsal) -> Self {
+        Self {
+            counted: counted.total(),
+            would_run: counted.run,
+            would_skip: counted.skipped,
+            expired: counted.expired,
+            for_others: counted.others,
+            complete: counted.next.is_none(),
+            next: counted.next,
+        }
+    }
+}
+
+impl Rehearsed {
+    /// What becomes of the same events in a side group: it knows none as done, and what was sent back for the group
+    /// itself is not for it.
+    pub(super) fn in_a_side_group(counted: &Rehearsal) -> Self {
+        Self {
+            would_run: counted.run + counted.skipped - counted.own,
+            would_skip: 0,
+            for_others: counted.others + counted.own,
+            ..Self::from(counted)
+        }
+    }
+}
+
 #[utoipa::path(
     post, path = "/v1/groups/{group}/seek", tag = "groups", operation_id = "groups_seek",
     summary = "Move a group to another place in its stream",
@@ -119,16 +146,9 @@ pub(crate) async fn seek(mut call: Call) -> Result<Response, Problem> {
     let from = groups.view(&name).await?.status.next;
     // Of a move only the first events are told: whoever wants to know it all asks before.
     let most = if ask.dry_run { REHEARSED_MAX } else { limits::PAGE_MAX as u64 };
-    let counted = groups.rehearse(&name, to, ask.ignore_ledger, most).await?;
-    let events = Rehearsed {
-        counted: counted.total(),
-        would_run: counted.run,
-        would_skip: counted.skipped,
-        expired: counted.expired,
-        for_others: counted.others,
-        complete: counted.next.is_none(),
-        next: counted.next,
-    };
+    let latest = groups.locate(&name, &SeekTo::Latest).await?;
+    let counted = groups.rehearse(&name, to..latest, ask.ignore_ledger, most).await?;
+    let events = Rehearsed::from(&counted);
     if ask.dry_run {
         return json(&Sought { action: None, result: "rehearsed", group: name.into(), from, to, events });
     }
@@ -292,9 +312,9 @@ pub(crate) struct Removed {
 
 #[utoipa::path(
     post, path = "/v1/groups/{group}/remove", tag = "groups", operation_id = "groups_remove",
-    summary = "Forget a group that the configuration no longer names",
-    description = "Its progress and its ledger are gone, and it no longer holds back retention. A group that is in the \
-        configuration is answered with 409.",
+    summary = "Forget a group that the configuration no longer names, or end a side group",
+    description = "Its progress and its ledger are gone, and it no longer holds back retention. A side group is stopped \
+        first; what it holds may finish within 10 s. A group that is in the configuration is answered with 409.",
     params(("group" = String, Path, description = "Name of the group.")),
     request_body = RemoveAsk,
     responses((status = 200, description = "It is gone.", body = Removed))
@@ -303,14 +323,20 @@ pub(crate) async fn remove(mut call: Call) -> Result<Response, Problem> {
     let group = call.group()?;
     let body = call.json_body().await?;
     let ask: RemoveAsk = parse(&body)?;
-    if call.api.groups.names().contains(&group) {
+    let is_side = call.api.sides.get(&group).is_some();
+    if !is_side && call.api.groups.names().contains(&group) {
         let note = format!("group {group} is in the configuration; take it out there first");
         return Err(Fault::conflict(note).into());
     }
     let status = call.api.store.group(&group).await?;
-    call.api.store.remove_group(&group).await?;
     let (by, reason) = (call.actor.name.to_string(), ask.reason.clone());
-    call.api.cx.notices.emit(&Notice::GroupRemoved { group: group.clone(), by, reason });
+    if is_side {
+        call.api.sides.remove(&group, &by, &reason).await?;
+    } else {
+        call.api.store.remove_group(&group).await?;
+        call.api.groups.forget(&group).await?;
+        call.api.cx.notices.emit(&Notice::GroupRemoved { group: group.clone(), by, reason });
+    }
     let unsettled = status.waiting + status.scheduled + status.in_flight;
     let action = call.action("group.remove", group.as_str(), &ask.reason);
     json(&Removed { action, result: "removed", group: group.into(), unsettled })

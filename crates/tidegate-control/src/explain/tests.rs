@@ -50,6 +50,7 @@ fn group() -> GroupView {
         name: name(),
         stream: stream.clone(),
         start: Start::Earliest,
+        end: None,
         order_by: None,
         on_failure: OnFailure::Skip,
         ledger: None,

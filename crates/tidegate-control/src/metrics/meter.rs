@@ -140,6 +140,11 @@ impl<K: Hash + Eq + Clone, V: Default> Table<K, V> {
         meter(self.0.write().entry(key.clone()).or_default());
     }
 
+    /// Forgets the meters of names for which this is not true.
+    pub(super) fn retain(&self, keep: impl Fn(&K) -> bool) {
+        self.0.write().retain(|key, _| keep(key));
+    }
+
     /// Uses all meters, in the order of their names.
     pub(super) fn each(&self, mut meter: impl FnMut(&K, &V))
     where

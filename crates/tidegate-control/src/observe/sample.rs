@@ -1,6 +1,6 @@
 //! One look at the node, and what two looks say together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tidegate_core::{
     clock::Timestamp,
@@ -31,6 +31,8 @@ pub(crate) struct Counted {
 pub(crate) struct Sample {
     pub(crate) at: Timestamp,
     pub(crate) groups: BTreeMap<GroupName, GroupStatus>,
+    /// Those of them that are side groups.
+    pub(crate) sides: BTreeSet<GroupName>,
     pub(crate) streams: Vec<StreamStatus>,
     pub(crate) counted: BTreeMap<GroupName, Counted>,
     /// Waits before calls.
@@ -48,6 +50,7 @@ impl Sample {
         Ok(Self {
             at: api.cx.clock.now(),
             groups: groups.into_iter().map(|group| (group.name.clone(), group)).collect(),
+            sides: api.sides.list().into_keys().collect(),
             streams: api.store.streams().await?,
             counted,
             waits,

@@ -80,7 +80,8 @@ impl Warner {
     }
 
     fn queues(&mut self, policy: &WarnPolicy, now: &Sample, before: Option<&Sample>, told: &mut Vec<Notice>) {
-        for (name, status) in &now.groups {
+        // What is handled once more is old by intent.
+        for (name, status) in now.groups.iter().filter(|(name, _)| !now.sides.contains(*name)) {
             let waited = now.counted_since(before, name).latency.quantile(0.95).unwrap_or(0.0);
             let latency = Duration::from_secs_f64(waited).max(status.oldest_waiting.unwrap_or_default());
             let wrong = latency >= policy.queue_latency || status.waiting >= policy.queue_depth;

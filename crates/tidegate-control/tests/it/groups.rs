@@ -116,6 +116,88 @@ async fn a_group_is_sought_and_drained() {
 }
 
 #[tokio::test]
+async fn a_range_is_replayed_in_a_side_group() {
+    let mut node = Node::start().await;
+    node.publish(&["a", "b", "c", "d"]).await;
+    for delivery in node.claim(3).await {
+        node.settle(&delivery, json!({ "outcome": "done" })).await;
+    }
+    let ask = json!({ "from": "b", "to": "d", "dry_run": true });
+    let rehearsed = node.post("/v1/groups/deliver/replay", ask).await.good();
+    assert_eq!((&rehearsed["result"], &rehearsed["action"]), (&json!("rehearsed"), &Value::Null));
+    assert_eq!(
+        (&rehearsed["from"], &rehearsed["before"], &rehearsed["group"]),
+        (&json!("2"), &json!("5"), &Value::Null)
+    );
+    assert_eq!((&rehearsed["events"]["would_run"], &rehearsed["events"]["complete"]), (&json!(3), &json!(true)));
+    assert_eq!(rehearsed["in_group"], json!({ "would_run": 1, "would_skip": 2 }));
+
+    let ask = json!({ "from": "b", "to": "c", "into": "again", "rate": "100/s", "reason": "drill" });
+    let started = node.post("/v1/groups/deliver/replay", ask.clone()).await.good();
+    assert_eq!(
+        (&started["result"], &started["group"], &started["before"]),
+        (&json!("started"), &json!("again"), &json!("4"))
+    );
+    let shown = node.get("/v1/groups/again").await.good();
+    assert_eq!((&shown["accepted"], &shown["state"], &shown["pull"]), (&json!(2), &json!("running"), &json!(true)));
+    for (member, expect) in [("of", "deliver"), ("with", "deliver"), ("from", "2"), ("before", "4"), ("by", "local")] {
+        assert_eq!(shown["side"][member], expect, "{member} in {shown}");
+    }
+    assert_eq!(node.get("/v1/groups/deliver").await.good()["side"], Value::Null);
+    node.post("/v1/groups/deliver/replay", ask).await.problem(409, "conflict");
+    let paused = node.post("/v1/groups/again/pause", json!({})).await.good();
+    assert_eq!(paused["group"]["state"], "paused");
+    node.post("/v1/groups/again/seek", json!({ "to": "a" })).await.problem(409, "conflict");
+    node.post("/v1/groups/again/resume", json!({})).await.good();
+    let claimed = node.post("/v1/groups/again/claim", json!({ "max": 9, "wait": "5s" })).await.good();
+    assert_eq!(claimed["deliveries"].as_array().unwrap().len(), 2, "{claimed}");
+    let audit = node.get("/v1/audit/messages").await.good();
+    let row = audit["rows"].as_array().unwrap().iter().find(|row| row["group"] == "again").unwrap();
+    assert_eq!((&row["accepted"], &row["in_flight"], &audit["balanced"]), (&json!(2), &json!(2), &json!(true)));
+    let page = node.get("/metrics").await.text().to_owned();
+    assert!(page.contains("tidegate_group_messages{group=\"again\",state=\"in_flight\"} 2"));
+    let settlements: Vec<Value> = claimed["deliveries"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|delivery| json!({ "token": delivery["token"], "outcome": "done" }))
+        .collect();
+    node.post("/v1/groups/again/settle", json!({ "settlements": settlements })).await.good();
+    let told = node.tap.wait_for(|notice| matches!(notice, Notice::ReplayEnded { .. })).await.unwrap();
+    assert!(matches!(told, Notice::ReplayEnded { done: 2, dead: 0, .. }), "{told:?}");
+    node.tap.wait_for(|notice| matches!(notice, Notice::GroupRemoved { .. })).await.unwrap();
+    node.get("/v1/groups/again").await.problem(404, "missing");
+    assert!(!node.get("/metrics").await.text().contains("group=\"again\""), "its meters are gone with it");
+    assert_eq!(node.get("/v1/groups/deliver").await.good()["waiting"], 1, "the group never noticed");
+}
+
+#[tokio::test]
+async fn a_replay_is_refused_or_cancelled() {
+    let node = Node::start().await;
+    node.publish(&["a", "b"]).await;
+    for wrong in [
+        json!({}),
+        json!({ "from": "" , "into": "again" }),
+        json!({ "from": "a" }),
+        json!({ "from": "b", "to": "a", "into": "again" }),
+        json!({ "from": "latest", "into": "again" }),
+        json!({ "from": "a", "into": "no name" }),
+        json!({ "from": "a", "into": "again", "rate": "fast" }),
+    ] {
+        node.post("/v1/groups/deliver/replay", wrong).await.problem(400, "invalid");
+    }
+    let with = json!({ "from": "a", "into": "again", "with": "nobody", "dry_run": true });
+    node.post("/v1/groups/deliver/replay", with).await.problem(404, "missing");
+    node.post("/v1/groups/nobody/replay", json!({ "from": "a", "into": "again" })).await.problem(404, "missing");
+    let ask = json!({ "from": "a", "into": "again", "keep": true });
+    node.post("/v1/groups/deliver/replay", ask).await.good();
+    let removed = node.post("/v1/groups/again/remove", json!({ "reason": "enough" })).await.good();
+    assert_eq!((&removed["result"], &removed["unsettled"]), (&json!("removed"), &json!(2)));
+    node.get("/v1/groups/again").await.problem(404, "missing");
+    node.post("/v1/groups/deliver/remove", json!({})).await.problem(409, "conflict");
+}
+
+#[tokio::test]
 async fn the_intake_is_paused_and_the_node_is_not_ready_meanwhile() {
     let node = Node::start().await;
     node.publish(&["a"]).await;

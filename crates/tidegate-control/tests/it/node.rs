@@ -23,7 +23,7 @@ use tidegate_core::{
     service::{Context, Stopper, stop},
     store::{DedupeWindow, Durability, GroupSpec, OnFailure, Retain, Start, Store, StreamSpec},
 };
-use tidegate_engine::{Desk, GroupPolicy, Groups, Modules, Publisher, Supervisor};
+use tidegate_engine::{Desk, GroupPolicy, Groups, Modules, Publisher, Sides, Supervisor};
 use tidegate_testkit::Hooked;
 use tokio::net::TcpListener;
 
@@ -72,6 +72,7 @@ fn group(name: &str, stream: &str) -> (GroupSpec, GroupPolicy) {
         name: name.clone(),
         stream: stream.clone(),
         start: Start::Earliest,
+        end: None,
         order_by: None,
         on_failure: OnFailure::Skip,
         ledger: Some(Duration::from_secs(86_400)),
@@ -124,6 +125,8 @@ pub(crate) async fn parts(tokens: Vec<Token>) -> (ControlParts, Arc<Ailing>, Sto
     groups.add(&spec, policy, None).await.unwrap();
     let (spec, policy) = group("inside", "other");
     groups.add(&spec, policy, Some(Arc::new(Fine))).await.unwrap();
+    let sides = Sides::new(store.clone(), cx.clone(), supervisor.clone(), groups.clone());
+    sides.restore(std::collections::BTreeMap::new()).await.unwrap();
     let publisher = Publisher::new(store.clone(), cx.clone());
     let modules = Modules::new(store.clone(), cx.clone(), supervisor.clone(), publisher.clone(), groups.clone());
     for (group, stream) in [("deliver", "orders"), ("inside", "other")] {
@@ -136,6 +139,7 @@ pub(crate) async fn parts(tokens: Vec<Token>) -> (ControlParts, Arc<Ailing>, Sto
     let parts = ControlParts {
         store: store.clone(),
         groups,
+        sides,
         desk,
         publisher,
         modules,

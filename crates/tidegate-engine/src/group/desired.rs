@@ -81,6 +81,19 @@ pub(crate) async fn keep<T: Serialize>(
     store.put_state(&key(group, what), value.as_deref()).await
 }
 
+/// Keeps a pace for a group that is about to be started.
+pub(crate) async fn keep_pace(store: &dyn Store, group: &GroupName, pace: &Pace) -> Result<()> {
+    keep(store, group, "pace", Some(pace)).await
+}
+
+/// Forgets everything that was wanted of a group.
+pub(crate) async fn forget_wishes(store: &dyn Store, group: &GroupName) -> Result<()> {
+    for (key, _) in store.states(&key(group, "")).await? {
+        store.put_state(&key, None).await?;
+    }
+    Ok(())
+}
+
 impl Desired {
     /// Whether nothing is claimed, at somebody's wish.
     pub(crate) fn holds_back(&self) -> bool {

@@ -1,6 +1,6 @@
 //! Moving a group through its stream by hand: seek it to another place, let it finish what is there, slow it down.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use bytestring::ByteString;
 use parking_lot::Mutex;
@@ -111,12 +111,12 @@ impl Group {
         }
     }
 
-    /// Counts what would become of the events from a position on, at most so many of them.
-    pub(crate) async fn rehearse(&self, from: Position, again: bool, max: u64) -> Result<Rehearsal> {
-        let mut counted = Rehearsal { next: Some(from), ..Rehearsal::default() };
+    /// Counts what would become of the events of a range, at most so many of them.
+    pub(crate) async fn rehearse(&self, range: Range<Position>, again: bool, max: u64) -> Result<Rehearsal> {
+        let mut counted = Rehearsal { next: Some(range.start), ..Rehearsal::default() };
         while let Some(next) = counted.next.filter(|_| counted.total() < max) {
             let page = usize::try_from(max - counted.total()).unwrap_or(usize::MAX).min(limits::PAGE_MAX);
-            let mut more = self.store.rehearse(&self.name, next, page).await?;
+            let mut more = self.store.rehearse(&self.name, next..range.end, page).await?;
             if again {
                 more.run += std::mem::take(&mut more.skipped);
             }
@@ -148,7 +148,11 @@ impl Group {
             }
             match self.store.seek(&self.name, to, ask.again).await {
                 // A claim that was on its way when the group was held back came through.
-                Err(fault) if fault.kind == FaultKind::Conflict && self.cx.clock.now() < until => {
+                Err(fault)
+                    if fault.kind == FaultKind::Conflict
+                        && fault.retry != Retry::Never
+                        && self.cx.clock.now() < until =>
+                {
                     self.cx.clock.sleep(LOOK_EVERY).await;
                 }
                 sought => break sought?,

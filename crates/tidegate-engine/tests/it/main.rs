@@ -15,6 +15,7 @@ mod publish;
 mod pull;
 mod results;
 mod scene;
+mod sides;
 mod stages;
 mod steer;
 mod stop;

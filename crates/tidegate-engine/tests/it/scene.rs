@@ -16,7 +16,7 @@ use tidegate_core::{
     service::{Context, Stopper, stop},
     store::{DeadLetter, DeadQuery, Durability, GroupSpec, GroupStatus, OnFailure, Retain, Start, Store, StreamSpec},
 };
-use tidegate_engine::{GroupPolicy, Groups, Publisher, Supervisor};
+use tidegate_engine::{GroupPolicy, Groups, Publisher, Sides, Supervisor};
 use tidegate_rules::Stages;
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
@@ -128,6 +128,7 @@ pub(crate) fn asked(name: &str) -> Asked {
             name: name.clone(),
             stream: stream.clone(),
             start: Start::Earliest,
+            end: None,
             order_by: None,
             on_failure: OnFailure::Skip,
             ledger: None,
@@ -179,6 +180,8 @@ pub(crate) struct Scene {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) supervisor: Supervisor,
     pub(crate) groups: Groups,
+    /// Not restored yet.
+    pub(crate) sides: Sides,
     pub(crate) publisher: Publisher,
     tap: Tap,
     pub(crate) seen: Vec<Notice>,
@@ -205,8 +208,10 @@ impl Scene {
         let store = wrap(super::faulty::open(&world.disk, &world.clock, &notices));
         let supervisor = Supervisor::new(cx.clone());
         let groups = Groups::new(store.clone(), cx.clone(), supervisor.clone(), "fingerprint".into());
-        let publisher = Publisher::new(store.clone(), cx.clone());
-        let scene = Self { world, notices, stopper, store, supervisor, groups, publisher, tap, seen: Vec::new() };
+        let sides = Sides::new(store.clone(), cx.clone(), supervisor.clone(), groups.clone());
+        let publisher = Publisher::new(store.clone(), cx);
+        let scene =
+            Self { world, notices, stopper, store, supervisor, groups, sides, publisher, tap, seen: Vec::new() };
         scene.declare("orders").await;
         scene
     }

@@ -35,7 +35,8 @@ async fn a_working_group_is_moved_and_the_ledger_stops_what_was_done() {
     scene.until_settled("deliver", "done", 6).await;
     let name = group("deliver");
     let to = scene.groups.locate(&name, &SeekTo::Earliest).await.unwrap();
-    let rehearsal = scene.groups.rehearse(&name, to, false, 1000).await.unwrap();
+    let latest = scene.groups.locate(&name, &SeekTo::Latest).await.unwrap();
+    let rehearsal = scene.groups.rehearse(&name, to..latest, false, 1000).await.unwrap();
     assert_eq!((rehearsal.total(), rehearsal.next), (20, None));
     assert!(rehearsal.skipped >= 6, "{rehearsal:?}");
     scene.groups.seek(&name, to, &asking(false)).await.unwrap();

@@ -1,6 +1,7 @@
 //! The seam, carried out by the embedded engine.
 
 use std::{
+    ops::Range,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -205,6 +206,10 @@ impl Broker for Embedded {
                 }
                 Some(group) => {
                     let known = group.decl(group.start);
+                    if known.end != spec.end.map(|end| end.low) {
+                        let note = format!("group {:?} cannot change its end: remove it first", spec.name.as_str());
+                        return Err(Fault::conflict(note));
+                    }
                     let wanted = wanted_decl(&known, spec);
                     if known == wanted {
                         return Ok(());
@@ -212,19 +217,23 @@ impl Broker for Embedded {
                     wanted
                 }
                 None => {
+                    let start = start_of(spec, &stream)?;
                     let id = registry.next_id;
                     registry.next_id += 1;
-                    let start = match spec.start {
-                        Start::Earliest => stream.first(),
-                        Start::Latest => stream.last() + 1,
-                    };
                     Group::new(id, spec.clone(), Arc::clone(&stream), start).decl(start)
                 }
             }
         };
+        let is_new = self.group_by_id(decl.id).is_none();
         let body =
             postcard::to_stdvec(&decl).map_err(|error| Fault::bug(format!("declare group {}: {error}", spec.name)))?;
-        self.commit(self.raw(Kind::Group, body)).await.map(drop)
+        self.commit(self.raw(Kind::Group, body)).await?;
+        if is_new && matches!(spec.start, Start::At(_)) && stream.first() > decl.start {
+            // Retention went on before the group was there to hold it back.
+            self.remove_group(&spec.name).await?;
+            return Err(not_kept(&stream, decl.start));
+        }
+        Ok(())
     }
 
     async fn remove_group(&self, group: &GroupName) -> Result<()> {
@@ -242,8 +251,9 @@ impl Broker for Embedded {
         self.move_group(self.state.group(group)?, only_numbers(to)?, again).await
     }
 
-    async fn rehearse(&self, group: &GroupName, from: Position, max: usize) -> Result<Rehearsal> {
-        self.count_ahead(&*self.state.group(group)?, only_numbers(from)?, max)
+    async fn rehearse(&self, group: &GroupName, range: Range<Position>, max: usize) -> Result<Rehearsal> {
+        let range = only_numbers(range.start)?..only_numbers(range.end)?;
+        self.count_ahead(&*self.state.group(group)?, range, max)
     }
 
     async fn append(&self, stream: &StreamName, events: Vec<Event>) -> Result<Vec<Appended>> {
@@ -365,7 +375,7 @@ impl Broker for Embedded {
     async fn unsettled(&self, group: &GroupName, positions: &[Position]) -> Result<Vec<Option<u32>>> {
         let group = self.state.group(group)?;
         let inner = group.inner.lock();
-        let unseen = inner.cursor..=group.stream.last();
+        let unseen = inner.cursor..inner.end(group.stream.last());
         let spent = |position: &Position| match inner.entries.get(&position.low) {
             Some(entry) => Some(entry.attempts),
             None => unseen.contains(&position.low).then_some(0),
@@ -425,7 +435,7 @@ impl Broker for Embedded {
         let now = self.state.clock.now();
         let wake_at = {
             let inner = group.inner.lock();
-            let unseen = inner.cursor <= group.stream.last() && inner.blocked < limits::ORDER_LOOKAHEAD_MAX;
+            let unseen = inner.unseen(group.stream.last()) > 0 && inner.blocked < limits::ORDER_LOOKAHEAD_MAX;
             if unseen || !inner.ready.is_empty() {
                 return;
             }
@@ -513,6 +523,36 @@ impl Broker for Embedded {
     async fn close(&self) -> Result<()> {
         self.shut()
     }
+}
+
+/// Finds where a new group starts.
+fn start_of(spec: &GroupSpec, stream: &Stream) -> Result<u64> {
+    let (first, behind) = (stream.first(), stream.last() + 1);
+    let start = match spec.start {
+        Start::Earliest => first,
+        Start::Latest => behind,
+        Start::At(position) => only_numbers(position)?,
+    };
+    let end = spec.end.map(only_numbers).transpose()?.unwrap_or(behind);
+    if start < first {
+        return Err(not_kept(stream, start));
+    }
+    if start > end || end > behind {
+        let note = format!(
+            "group {:?} cannot go from {start} to {end}: stream {:?} ends at {}",
+            spec.name.as_str(),
+            stream.name.as_str(),
+            stream.last()
+        );
+        return Err(Fault::invalid(note));
+    }
+    Ok(start)
+}
+
+fn not_kept(stream: &Stream, position: u64) -> Fault {
+    let note =
+        format!("position {position} is not kept: stream {:?} begins at {}", stream.name.as_str(), stream.first());
+    Fault::invalid(note)
 }
 
 /// Returns the declaration of a known group with the settings of a new spec.

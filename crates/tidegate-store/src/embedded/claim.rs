@@ -160,7 +160,7 @@ impl Claiming<'_> {
     fn scan(&mut self) -> Result<()> {
         loop {
             let room = self.room();
-            let last = self.group.stream.last().min(self.end.saturating_sub(1));
+            let last = self.inner.end(self.group.stream.last()).min(self.end) - 1;
             if room == 0 || self.inner.cursor > last || self.inner.blocked >= limits::ORDER_LOOKAHEAD_MAX {
                 return Ok(());
             }

@@ -19,7 +19,7 @@ use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use tidegate_core::{
     clock::Timestamp,
-    delivery::{Attempt, LeaseToken},
+    delivery::{Attempt, LeaseToken, Position},
     event::Fingerprint,
     fault::FaultClass,
     limits,
@@ -45,6 +45,8 @@ pub(crate) struct GroupDecl {
     pub(crate) stream: u32,
     /// First sequence number that is its business.
     pub(crate) start: u64,
+    /// First sequence number that is no longer its business.
+    pub(crate) end: Option<u64>,
     pub(crate) order_by: Option<String>,
     pub(crate) block: bool,
     pub(crate) ledger: Option<Duration>,
@@ -136,11 +138,15 @@ pub(crate) struct Counts {
     pub(crate) dead: u64,
     pub(crate) expired: u64,
     pub(crate) dropped: u64,
+    /// Sent back to it behind its end.
+    pub(crate) sent_back: u64,
 }
 
 #[derive(Debug)]
 pub(crate) struct GroupInner {
     pub(crate) start: u64,
+    /// Nothing from here on is its business, but for what is sent back to it; that stands in `entries`.
+    pub(crate) end: u64,
     pub(crate) cursor: u64,
     pub(crate) entries: BTreeMap<u64, Entry>,
     pub(crate) ready: BTreeSet<u64>,
@@ -170,6 +176,7 @@ pub(crate) struct GroupInner {
 impl Group {
     pub(crate) fn new(id: u32, spec: GroupSpec, stream: Arc<Stream>, start: u64) -> Self {
         let inner = GroupInner::new(start, &spec);
+        let passed = if spec.end.is_some() { u64::MAX } else { start };
         Self {
             id,
             name: spec.name.clone(),
@@ -177,7 +184,7 @@ impl Group {
             start,
             spec: RwLock::new(spec),
             inner: Mutex::new(inner),
-            passed: AtomicU64::new(start),
+            passed: AtomicU64::new(passed),
             wake: tokio::sync::Notify::new(),
             drain: Mutex::default(),
         }
@@ -190,6 +197,7 @@ impl Group {
             name: self.name.clone(),
             stream: self.stream.id,
             start,
+            end: spec.end.map(|end| end.low),
             order_by: spec.order_by.as_ref().map(OrderBy::to_string),
             block: spec.on_failure == OnFailure::Block,
             ledger: spec.ledger,
@@ -197,13 +205,16 @@ impl Group {
         }
     }
 
-    /// Returns how many events wait for it that publishers wait for too.
+    /// Returns how many events wait for it that publishers wait for too: none for a group that has an end.
     pub(crate) fn backlog(&self, last: u64) -> u64 {
         (last + 1).saturating_sub(self.passed.load(Ordering::Acquire))
     }
 
     /// Shows to publishers how much is settled; called when that has changed.
     pub(crate) fn show_passed(&self, inner: &GroupInner) {
+        if inner.end < u64::MAX {
+            return;
+        }
         let from = inner.cursor.max(inner.high);
         self.passed.store(from.saturating_sub(inner.entries.len() as u64), Ordering::Release);
     }
@@ -226,6 +237,7 @@ impl GroupDecl {
             name: self.name.clone(),
             stream: stream.name.clone(),
             start: Start::Earliest,
+            end: self.end.map(Position::number),
             order_by: self.order_by.as_ref().and_then(|text| text.parse().ok()),
             on_failure: if self.block { OnFailure::Block } else { OnFailure::Skip },
             ledger: self.ledger,
@@ -265,6 +277,7 @@ impl GroupInner {
     fn new(start: u64, spec: &GroupSpec) -> Self {
         Self {
             start,
+            end: spec.end.map_or(u64::MAX, |end| end.low),
             cursor: start,
             entries: BTreeMap::new(),
             ready: BTreeSet::new(),
@@ -380,6 +393,7 @@ impl GroupInner {
 
     /// Makes sure that everything below `upto` has been looked at; what has not becomes ready.
     pub(crate) fn cover(&mut self, upto: u64) {
+        let upto = upto.min(self.end);
         while self.cursor < upto {
             let seq = self.cursor;
             self.cursor += 1;
@@ -437,7 +451,7 @@ impl GroupInner {
 
     /// Drops the unsettled deliveries in a range but for those that were lent at the time; returns how many.
     pub(crate) fn drop_range(&mut self, from: u64, to: u64, lent: &[u64]) -> u64 {
-        let (from, to) = (from.max(self.start), to.max(self.start));
+        let (from, to) = (from.max(self.start), to.min(self.end).max(self.start));
         if let Some(newest) = lent.iter().max() {
             self.cover(newest + 1);
         }
@@ -543,24 +557,6 @@ impl GroupInner {
             notes.drain(..notes.len().saturating_sub(limits::HISTORY_MAX));
             entry.history = Some(Box::new(notes));
         }
-    }
-
-    /// Makes the accounts add up again after damage: what is missing is dropped, what is too much was not done.
-    pub(crate) fn balance(&mut self, last: u64) {
-        let accepted = (last + 1).saturating_sub(self.start);
-        let open = self.entries.len() as u64 + (last + 1).saturating_sub(self.cursor);
-        let settled = |counts: &Counts| counts.done + counts.dead + counts.expired + counts.dropped;
-        let missing = accepted.saturating_sub(open + settled(&self.counts));
-        self.counts.dropped += missing;
-        let mut over = (open + settled(&self.counts)).saturating_sub(accepted);
-        let counts = &mut self.counts;
-        for count in [&mut counts.done, &mut counts.dropped, &mut counts.dead, &mut counts.expired] {
-            let less = over.min(*count);
-            *count -= less;
-            over -= less;
-        }
-        counts.duplicates = counts.duplicates.min(counts.done);
-        counts.skipped = counts.skipped.min(counts.done - counts.duplicates);
     }
 
     /// Returns the deliveries in a range that are lent or being settled.

@@ -1,6 +1,6 @@
 //! Moving a group to another place in its stream, and counting beforehand what that would mean.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use tidegate_core::{
     clock::Timestamp,
@@ -23,16 +23,17 @@ use super::{
 impl Embedded {
     /// Finds the sequence number of a place.
     pub(crate) fn find_place(&self, group: &Group, place: &SeekTo) -> Result<u64> {
-        let (first, last) = (group.stream.first(), group.stream.last());
+        let first = group.stream.first();
+        let latest = group.inner.lock().end(group.stream.last()).max(first);
         Ok(match place {
             SeekTo::Earliest => first,
-            SeekTo::Latest => last + 1,
+            SeekTo::Latest => latest,
             SeekTo::At(position) if position.high > 0 => {
                 return Err(Fault::invalid(format!("{position} is not a position of this engine")));
             }
-            SeekTo::At(position) => position.low.clamp(first, last + 1),
+            SeekTo::At(position) => position.low.clamp(first, latest),
             SeekTo::Back(count) => group.inner.lock().cursor.saturating_sub(*count).max(first),
-            SeekTo::Since(at) => self.first_since(group, *at, first, last + 1)?,
+            SeekTo::Since(at) => self.first_since(group, *at, first, latest)?,
             SeekTo::Event(_) => return Err(Fault::bug("an engine was asked to look for an event")),
         })
     }
@@ -84,6 +85,10 @@ impl Embedded {
         }
         let now = self.state.clock.now();
         let mut inner = group.inner.lock();
+        if inner.end < u64::MAX {
+            let note = format!("group {:?} has an end and is not moved", group.name.as_str());
+            return Err(Fault::conflict(note));
+        }
         let run_out = inner.leases.range(..=(now, u64::MAX)).count() as u64;
         let in_flight = inner.in_flight - run_out;
         if in_flight > 0 || inner.seeking.is_some() {
@@ -96,30 +101,40 @@ impl Embedded {
     }
 
     /// Counts what would become of events without lending any.
-    pub(crate) fn count_ahead(&self, group: &Group, from: u64, max: usize) -> Result<Rehearsal> {
+    pub(crate) fn count_ahead(&self, group: &Group, range: Range<u64>, max: usize) -> Result<Rehearsal> {
         let now = self.state.clock.now();
-        let from = from.max(group.stream.first());
-        let max = max.clamp(1, limits::PAGE_MAX);
+        let from = range.start.max(group.stream.first());
+        let end = range.end.min(group.inner.lock().end(group.stream.last()));
+        let room = usize::try_from(end.saturating_sub(from)).unwrap_or(usize::MAX);
+        if room == 0 {
+            return Ok(Rehearsal::default());
+        }
+        let max = max.clamp(1, limits::PAGE_MAX).min(room);
         let reader = &self.state.reader;
         let found = group.stream.read(from, max, limits::CLAIM_BYTES_MAX, &mut None, reader, &self.state.open)?;
         let mut counted = Rehearsal::default();
-        let events: Vec<(u64, Parsed)> =
-            found.iter().map(|found| Ok((found.seq, parse(found)?))).collect::<Result<_>>()?;
+        let events: Vec<(u64, Parsed)> = found
+            .iter()
+            .take_while(|found| found.seq < end)
+            .map(|found| Ok((found.seq, parse(found)?)))
+            .collect::<Result<_>>()?;
         let inner = group.inner.lock();
         for (seq, parsed) in &events {
             let fingerprint = self.state.key.of(&parsed.event.source, &parsed.event.id);
+            let is_own = u64::from(parsed.for_group.is_some());
             if parsed.for_group.is_some_and(|id| id != group.id) {
                 counted.others += 1;
             } else if inner.is_known(*seq, fingerprint, parsed.forced, now) {
                 counted.skipped += 1;
+                counted.own += is_own;
             } else if instant(&parsed.event, EXPIRY_TIME).is_some_and(|at| at <= now) {
                 counted.expired += 1;
             } else {
                 counted.run += 1;
+                counted.own += is_own;
             }
         }
-        let last = group.stream.last();
-        let next = found.last().map(|found| found.seq + 1).filter(|next| *next <= last);
+        let next = found.last().map(|found| found.seq + 1).filter(|next| *next < end);
         counted.next = next.map(Position::number);
         Ok(counted)
     }

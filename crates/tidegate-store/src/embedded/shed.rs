@@ -24,7 +24,7 @@ impl Embedded {
         let mut count = 0;
         for group in groups {
             let over = (group.backlog(stream.last()) + room).saturating_sub(most);
-            if over == 0 {
+            if over == 0 || group.spec.read().end.is_some() {
                 continue;
             }
             let (numbers, dropped) = range_to_drop(&group, stream.last(), over);

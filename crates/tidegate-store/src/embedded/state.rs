@@ -246,6 +246,11 @@ impl State {
         let Some(stream) = stream else { return Ok(()) };
         let mut inner = stream.inner.lock();
         stream.applied(&mut inner, head.seq, at);
+        if let Some(group) = head.for_group {
+            drop(inner);
+            self.with_group(group, at, |group| group.inner.lock().send_back(head.seq, at));
+            inner = stream.inner.lock();
+        }
         if at <= inner.applied {
             return Ok(());
         }

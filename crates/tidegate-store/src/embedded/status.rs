@@ -59,7 +59,7 @@ impl Embedded {
         let now = self.state.clock.now();
         let inner = group.inner.lock();
         let last = group.stream.last();
-        let unseen = (last + 1).saturating_sub(inner.cursor);
+        let unseen = inner.unseen(last);
         let due = inner.due.range(..=(now, u64::MAX)).count() as u64;
         let oldest_ready = inner.ready.first().and_then(|seq| Some((*seq, inner.entries.get(seq)?.at)));
         let oldest = oldest_ready.or((unseen > 0).then_some((inner.cursor, super::segment::Lsn::default())));
@@ -67,7 +67,7 @@ impl Embedded {
             name: group.name.clone(),
             stream: group.stream.name.clone(),
             next: Position::number(inner.cursor),
-            accepted: (last + 1).saturating_sub(inner.start),
+            accepted: inner.accepted(last),
             done: inner.counts.done,
             duplicates: inner.counts.duplicates,
             unseen,

@@ -276,10 +276,11 @@ impl Upkeep {
     /// Carries out "retention before settlement" where a stream asks for it; each drop is counted.
     fn drop_unsettled(&self, stream: &Stream, upto: u64) -> Result<()> {
         for group in stream.groups.read().iter() {
-            let (from, lent) = {
+            let (from, upto, lent) = {
                 let inner = group.inner.lock();
                 let from = inner.entries.first_key_value().map_or(inner.cursor, |(seq, _)| *seq).min(inner.cursor);
-                (from, inner.lent(from, upto))
+                let upto = upto.min(inner.end);
+                (from, upto, inner.lent(from, upto))
             };
             let all_lent = lent.len() as u64 == upto.saturating_sub(from);
             if from < upto && !all_lent {

@@ -210,8 +210,12 @@ impl Embedded {
             return Ok(Place::Absent.into());
         }
         let kept = self.event_at(&group.stream, seq)?;
-        let of_another = |(head, _): &(AppendHead, Event)| head.for_group.is_some_and(|only| only != group.id);
-        if seq < group.inner.lock().start || kept.as_ref().is_some_and(of_another) {
+        let only = kept.as_ref().and_then(|(head, _)| head.for_group);
+        let (start, end) = {
+            let inner = group.inner.lock();
+            (inner.start, inner.end)
+        };
+        if seq < start || only.is_some_and(|only| only != group.id) || only.is_none() && seq >= end {
             return Ok(Place::Foreign.into());
         }
         let event = kept.as_ref().map(|(_, event)| event);
@@ -222,7 +226,7 @@ impl Embedded {
                 let (attempts, crashes, history) = (entry.attempts, entry.crashes, entry.attempts_made());
                 return Ok(Standing { place, attempts, crashes, history });
             }
-            if seq >= inner.cursor {
+            if seq >= inner.cursor && seq < inner.end {
                 let order = group.spec.read().order_by.clone();
                 let key = order.zip(event).and_then(|(order, event)| order.key(event));
                 return Ok(unseen_place(&inner, seq, key).into());

@@ -1,11 +1,19 @@
 //! The whole suite of the seam, on every way to run the engine.
 
+use std::collections::BTreeSet;
+
 use tidegate_testkit::broker_suite;
 
 use crate::places::{InMemory, Simulated, Threaded};
 
 macro_rules! concerns {
     ($($concern:ident),+ $(,)?) => {
+        #[test]
+        fn every_concern_is_run() {
+            let all = broker_suite::concerns();
+            assert_eq!([$(stringify!($concern)),+].into_iter().collect::<BTreeSet<_>>(), all);
+        }
+
         mod stepped_on_a_simulated_disk {
             $(#[tokio::test]
             async fn $concern() {
@@ -34,5 +42,6 @@ macro_rules! concerns {
 }
 
 concerns! {
-    append, read, claim, fencing, settle, schedule, order, ledger, dead, desk, retention, group, state, whereabouts, restart,
+    append, read, claim, fencing, settle, schedule, order, ledger, dead, desk, retention, group, seek,
+    range, state, whereabouts, restart,
 }

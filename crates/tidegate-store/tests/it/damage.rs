@@ -50,6 +50,7 @@ async fn furnished(clock: &Clock) -> SimDisk {
         name: group.clone(),
         stream: stream.clone(),
         start: Start::Earliest,
+        end: None,
         order_by: None,
         on_failure: OnFailure::Skip,
         ledger: Some(std::time::Duration::from_secs(3600)),

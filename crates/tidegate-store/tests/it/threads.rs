@@ -49,6 +49,7 @@ async fn declare(store: &Embedded) {
         name: group,
         stream,
         start: Start::Earliest,
+        end: None,
         order_by: Some(OrderBy::Attribute(PARTITION_KEY.into())),
         on_failure: OnFailure::Block,
         ledger: Some(Duration::from_secs(3600)),

@@ -1,6 +1,6 @@
 //! A store that is audited after every step: no event may ever be unaccounted for, not even between two steps.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use async_trait::async_trait;
 use bytestring::ByteString;
@@ -123,8 +123,8 @@ impl Broker for Audited {
         answer
     }
 
-    async fn rehearse(&self, group: &GroupName, from: Position, max: usize) -> Result<Rehearsal> {
-        self.store().rehearse(group, from, max).await
+    async fn rehearse(&self, group: &GroupName, range: Range<Position>, max: usize) -> Result<Rehearsal> {
+        self.store().rehearse(group, range, max).await
     }
 
     async fn append(&self, stream: &StreamName, events: Vec<Event>) -> Result<Vec<Appended>> {

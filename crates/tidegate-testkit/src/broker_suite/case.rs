@@ -77,6 +77,7 @@ pub(super) fn group_spec(name: &str, stream: &str) -> GroupSpec {
         name: group_name(name),
         stream: stream_name(stream),
         start: Start::Earliest,
+        end: None,
         order_by: None,
         on_failure: OnFailure::Skip,
         ledger: Some(Duration::from_secs(3600)),

@@ -48,7 +48,8 @@ pub(super) async fn a_hundred_back_with_a_ledger_runs_nothing(case: Case) {
     case.publish((0..150).map(|number| event(&number.to_string())).collect()).await;
     all_done(&case).await;
     let to = locate(&case, SeekTo::Back(100)).await;
-    let rehearsal = case.store.rehearse(&group_name(GROUP), to, 1000).await.unwrap();
+    let rehearsal =
+        case.store.rehearse(&group_name(GROUP), to..locate(&case, SeekTo::Latest).await, 1000).await.unwrap();
     assert_eq!(rehearsal, Rehearsal { skipped: 100, ..Rehearsal::default() });
     assert_eq!(case.counts().await, [0, 0, 0, 150, 0], "a rehearsal moves nothing");
     case.store.seek(&group_name(GROUP), to, false).await.unwrap();
@@ -163,11 +164,14 @@ pub(super) async fn a_rehearsal_says_what_becomes_of_each(case: Case) {
     case.advance(Duration::from_secs(10));
     let from = locate(&case, SeekTo::Earliest).await;
     let group = group_name(GROUP);
-    let whole = case.store.rehearse(&group, from, 1000).await.unwrap();
-    assert_eq!(whole, Rehearsal { run: 1, skipped: 1, expired: 1, others: 1, next: None });
+    let end = locate(&case, SeekTo::Latest).await;
+    let whole = case.store.rehearse(&group, from..end, 1000).await.unwrap();
+    assert_eq!(whole, Rehearsal { run: 1, skipped: 1, expired: 1, others: 1, own: 0, next: None });
+    let other = case.store.rehearse(&group_name("other"), from..end, 1000).await.unwrap();
+    assert_eq!((other.run, other.own, other.others), (3, 1, 0), "{other:?}");
     let mut parts = Rehearsal { next: Some(from), ..Rehearsal::default() };
     while let Some(next) = parts.next {
-        parts.add(&case.store.rehearse(&group, next, 1).await.unwrap());
+        parts.add(&case.store.rehearse(&group, next..end, 1).await.unwrap());
     }
     assert_eq!(parts, whole);
 }

@@ -54,6 +54,7 @@ fn group(name: &str, from: &str, order: Option<OnFailure>, ledger: bool, mark_cl
         name: group_name(name),
         stream: stream_name(from),
         start: Start::Earliest,
+        end: None,
         order_by: order.map(|_| OrderBy::Attribute(PARTITION_KEY.into())),
         on_failure: order.unwrap_or_default(),
         // Longer than any run, so that the model need not guess when an entry went.

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::{
     Agreed, Asking, Because, instant,
+    replay::Replay,
     steer::{Drain, Seek},
 };
 use crate::{
@@ -25,6 +26,7 @@ pub(super) const COLUMNS: &[Column] = &[
     wide("duplicates", "/duplicates"),
     wide("skipped", "/skipped"),
     wide("blocked keys", "/blocked_keys"),
+    wide("replays", "/side/of"),
     column("oldest s", "/oldest_waiting_age_seconds"),
 ];
 
@@ -73,7 +75,15 @@ pub(super) enum Group {
         #[command(flatten)]
         seek: Seek,
     },
-    /// Forget a group that the configuration no longer names; it holds back retention until then.
+    /// Handle a range of the stream of a group once more, in a side group with a ledger of its own; or say what that
+    /// would mean.
+    Replay {
+        /// Group.
+        name: String,
+        #[command(flatten)]
+        replay: Replay,
+    },
+    /// End a side group, or forget a group that the configuration no longer names; it holds back retention until then.
     Remove {
         /// Group.
         name: String,
@@ -116,6 +126,7 @@ impl Group {
                 (name, "remove", json!({ "reason": because.reason }))
             }
             Self::Seek { name, seek } => return seek.run(cx, &name).await,
+            Self::Replay { name, replay } => return replay.run(cx, &name).await,
             Self::Drain { name, drain } => return drain.run(cx, &name).await,
             Self::Resume { name, because } => (name, "resume", json!({ "reason": because.reason })),
             Self::Scale { name, workers, because } => {

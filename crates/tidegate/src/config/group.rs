@@ -193,6 +193,7 @@ impl GroupConfig {
                 Start::Earliest => store::Start::Earliest,
                 Start::Latest => store::Start::Latest,
             },
+            end: None,
             order_by: self.order_by.clone(),
             on_failure: match self.on_failure {
                 OnFailure::Skip => store::OnFailure::Skip,

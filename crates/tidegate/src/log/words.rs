@@ -98,6 +98,8 @@ pub(super) fn rare(notice: &Notice) {
         | Notice::GroupResumed { .. }
         | Notice::GroupScaled { .. }
         | Notice::GroupSought { .. }
+        | Notice::ReplayStarted { .. }
+        | Notice::ReplayEnded { .. }
         | Notice::Shed { .. }
         | Notice::BacklogHigh { .. }
         | Notice::BacklogEased { .. }
@@ -260,6 +262,12 @@ fn of_the_flow(notice: &Notice) {
             info!(notice = name, by, reason, until, "no events are taken from sources that can refuse");
         }
         Notice::IntakeResumed { by } => info!(notice = name, by, "events are taken again"),
+        Notice::ReplayStarted { group, of, with, from, before, by, reason } => {
+            info!(notice = name, %group, %of, %with, %from, %before, by, reason, "{group} handles {of} once more from {from} on and before {before}");
+        }
+        Notice::ReplayEnded { group, of, done, duplicates, skipped, dead, expired, dropped } => {
+            info!(notice = name, %group, %of, done, duplicates, skipped, dead, expired, dropped, "{group} has handled its range of {of}: {done} done, {dead} dead");
+        }
         Notice::GroupRemoved { group, by, reason } => info!(notice = name, %group, by, reason, "{group} is removed"),
         _ => {}
     }

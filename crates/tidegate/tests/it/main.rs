@@ -11,6 +11,7 @@ mod guide;
 mod modules;
 mod node;
 mod receiver;
+mod replay;
 mod rules;
 mod see;
 mod stop;

@@ -1,6 +1,6 @@
 //! What is warned of, when, and how often.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tidegate_core::{
     names::{GroupName, StreamName},
@@ -36,6 +36,7 @@ fn sample(seconds: i64, waiting: u64, oldest: u64) -> Sample {
         leases_lost: 0,
     };
     Sample {
+        sides: BTreeSet::new(),
         streams: Vec::new(),
         at: Timestamp::from_millis(seconds * 1000),
         groups: BTreeMap::from([(name(), status)]),
@@ -62,6 +63,13 @@ fn a_late_or_long_queue_is_told_once_in_a_while() {
     assert_eq!(told(65, 5, 80), "queue.late");
     assert_eq!(told(70, 0, 0), "");
     assert_eq!(told(75, 10_000, 1), "queue.late", "a new trouble is told at once");
+}
+
+#[test]
+fn what_is_handled_once_more_is_not_late() {
+    let mut look = sample(0, 20_000, 86_400);
+    look.sides.insert(name());
+    assert!(Warner::default().look(&WarnPolicy::default(), &look, None, &[]).is_empty());
 }
 
 #[test]
