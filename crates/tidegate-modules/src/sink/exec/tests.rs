@@ -1,6 +1,9 @@
 //! Programs that fork, flood, hang, die and answer wrongly.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use tidegate_core::{
     config::{NoReferences, load},
@@ -108,7 +111,9 @@ fn open(text: &str, answers: bool) -> Result<Arc<dyn Sink>> {
 }
 
 fn delivery(id: &str, position: u64) -> Delivery {
-    let position = Position::number(position);
+    // No two loans have one token: a late answer to one is nobody's answer to the next.
+    static LOANS: AtomicU64 = AtomicU64::new(1);
+    let (position, epoch) = (Position::number(position), LOANS.fetch_add(1, Ordering::Relaxed));
     Delivery {
         event: Event::new(id.to_owned(), "/test", "t"),
         stream: StreamName::new("orders").unwrap(),
@@ -117,7 +122,7 @@ fn delivery(id: &str, position: u64) -> Delivery {
         attempt: 1,
         crashes: 0,
         history: Vec::new(),
-        lease: Lease { token: LeaseToken { owner: 7, group: 1, position, epoch: 1 }, expires_at: Timestamp::ZERO },
+        lease: Lease { token: LeaseToken { owner: 7, group: 1, position, epoch }, expires_at: Timestamp::ZERO },
     }
 }
 
