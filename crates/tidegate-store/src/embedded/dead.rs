@@ -6,7 +6,10 @@ mod image;
 mod report;
 mod words;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bytestring::ByteString;
 use tidegate_core::{
@@ -56,6 +59,8 @@ pub(crate) struct Change {
 #[derive(Debug, Default)]
 pub(crate) struct DeadIndex {
     pub(crate) entries: BTreeMap<u64, DeadEntry>,
+    /// By the event that died: number, stream, group, and then the letter. Imported ones have no event. 24 bytes each.
+    origins: BTreeSet<(u64, u32, u32, u64)>,
     words: Words,
     /// Parked entries by group.
     pub(crate) parked: BTreeMap<u32, u64>,
@@ -71,6 +76,11 @@ fn earlier(slot: &mut Option<Timestamp>, at: Timestamp) {
 }
 
 impl DeadEntry {
+    /// Says which event it was made of, and which letter it is.
+    fn died(&self, seq: u64) -> (u64, u32, u32, u64) {
+        (self.origin_seq, self.origin, self.group, seq)
+    }
+
     /// Returns who changed it.
     pub(crate) fn change(&self) -> Option<DeadChange> {
         self.changed.as_ref().map(|change| DeadChange {
@@ -109,7 +119,17 @@ impl DeadIndex {
 
     fn add(&mut self, seq: u64, entry: DeadEntry) {
         self.count(&entry, true);
+        if entry.origin_seq > 0 {
+            self.origins.insert(entry.died(seq));
+        }
         self.entries.insert(seq, entry);
+    }
+
+    /// Returns the newest letter that was made of an event.
+    pub(crate) fn newest_of(&self, origin: u32, origin_seq: u64, group: u32) -> Option<(u64, &DeadEntry)> {
+        let all = (origin_seq, origin, group, 0)..=(origin_seq, origin, group, u64::MAX);
+        let (.., seq) = self.origins.range(all).next_back()?;
+        Some((*seq, self.entries.get(seq)?))
     }
 
     /// Keeps the counts by group and the two times.
@@ -149,6 +169,7 @@ impl DeadIndex {
     fn remove(&mut self, seq: u64) {
         let Some(entry) = self.entries.remove(&seq) else { return };
         self.count(&entry, false);
+        self.origins.remove(&entry.died(seq));
         self.words.give_back(entry.signature);
         self.words.give_back(entry.kind);
     }

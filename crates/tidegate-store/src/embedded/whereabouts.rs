@@ -273,11 +273,8 @@ impl Embedded {
     fn letter_of(&self, group: &Group, seq: u64) -> Option<(Position, DeadState, Timestamp)> {
         let stream = self.state.dead_stream(&group.stream.name).ok()?;
         let inner = stream.inner.lock();
-        let letters = inner.dead.as_ref()?.entries.iter().rev();
-        let mut of_it = letters.filter(|(_, letter)| {
-            letter.origin_seq == seq && letter.origin == group.stream.id && letter.group == group.id
-        });
-        of_it.next().map(|(id, letter)| (Position::number(*id), letter.state, letter.failed_at))
+        let (id, letter) = inner.dead.as_ref()?.newest_of(group.stream.id, seq, group.id)?;
+        Some((Position::number(id), letter.state, letter.failed_at))
     }
 
     /// Reads what the journal says of an event.
