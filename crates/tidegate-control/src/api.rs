@@ -11,6 +11,7 @@ pub(crate) mod modules;
 pub(crate) mod node;
 pub(crate) mod pull;
 pub(crate) mod replay;
+pub(crate) mod results;
 pub(crate) mod schemas;
 pub(crate) mod steer;
 pub(crate) mod streams;
@@ -43,7 +44,7 @@ use tidegate_rules::Schema;
 
 use crate::{
     Intake, Metrics, NodeFacts, Role, Tokens, WarnPolicy, auth::Actor, call::Call, follow::Followers, health::Health,
-    observe::Observed, problem::Problem, upstream::Upstreams,
+    observe::Observed, problem::Problem, upstream::Upstreams, waiters::Waiters,
 };
 
 /// Everything that handlers reach.
@@ -69,6 +70,7 @@ pub(crate) struct Api {
     pub(crate) observed: Observed,
     pub(crate) upstreams: Upstreams,
     pub(crate) followers: Arc<Followers>,
+    pub(crate) waiters: Arc<Waiters>,
     pub(crate) desk: Desk,
 }
 
@@ -80,7 +82,7 @@ impl Api {
 }
 
 /// Shows a duration in the form in which it is written in settings and requests.
-fn duration_text(duration: Duration) -> String {
+pub(crate) fn duration_text(duration: Duration) -> String {
     Time::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)).to_string()
 }
 
@@ -177,6 +179,7 @@ routes! {
     Post "/v1/ledger/{group}/forget" Operator => ledger::forget;
     Get  "/v1/events/{id}/trace" Viewer => events::trace;
     Get  "/v1/events/{id}/explain" Viewer => events::explain;
+    Get  "/v1/events/{id}/result" Viewer => results::result;
     Get  "/v1/audit/messages" Viewer => audit::messages;
     Get  "/v1/status" Viewer => look::status;
     Get  "/v1/top" Viewer => look::top;

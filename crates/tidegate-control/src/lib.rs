@@ -12,11 +12,13 @@ mod metrics;
 mod observe;
 mod openapi;
 mod problem;
+mod result;
 mod serve;
 mod system;
 mod upstream;
+mod waiters;
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
+use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::Router;
 use bytestring::ByteString;
@@ -24,7 +26,7 @@ use tidegate_core::{
     cloudevents::PlainDefaults,
     fault::Result,
     guard::Guard,
-    names::{ModuleName, StreamName},
+    names::{GroupName, ModuleName, StreamName},
     service::Context,
     store::Store,
 };
@@ -46,6 +48,7 @@ use crate::{
     health::Health,
     observe::{Observed, Observer},
     upstream::{Prober, Upstreams},
+    waiters::Waiters,
 };
 
 /// What the control plane is made of.
@@ -118,6 +121,17 @@ pub struct Intake {
     pub defaults: PlainDefaults,
     /// Says whether events may come in just now.
     pub entrance: Arc<Entrance>,
+    /// Whether requests are answered with the result of their event; none = they are told that it is accepted.
+    pub reply: Option<Reply>,
+}
+
+/// How requests are answered with results.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    /// Longest wait; after it, where the result will be is the answer.
+    pub wait: Duration,
+    /// The group that answers; it keeps results.
+    pub group: GroupName,
 }
 
 /// The control plane of a node.
@@ -135,6 +149,7 @@ impl Control {
     pub fn new(parts: ControlParts) -> Result<Self> {
         api::check_intakes(&parts.intakes)?;
         let followers = Followers::listening(&parts.cx);
+        let waiters = Waiters::listening(&parts.cx.notices);
         Ok(Self(Arc::new(Api {
             store: parts.store,
             groups: parts.groups,
@@ -157,6 +172,7 @@ impl Control {
             observed: Observed::default(),
             upstreams: Upstreams::new(parts.upstreams),
             followers,
+            waiters,
             desk: parts.desk,
         })))
     }

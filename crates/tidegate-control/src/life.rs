@@ -1,5 +1,6 @@
 //! Puts together the life of one event: where it was found, where it stands in each group, and what happened to it.
 
+use bytestring::ByteString;
 use serde::Serialize;
 use tidegate_core::{
     clock::Timestamp,
@@ -8,8 +9,9 @@ use tidegate_core::{
     fault::{FaultKind, Result},
     limits,
     names::{GroupName, StreamName},
+    result::request_source,
     store::{DeadLetter, GroupStatus},
-    whereabouts::{Find, Finding, Place, Standing, StepKind, Wait},
+    whereabouts::{Find, Finding, Place, Sighting, Standing, StepKind, Wait},
 };
 use tidegate_engine::{GroupView, Running};
 use utoipa::ToSchema;
@@ -17,6 +19,7 @@ use utoipa::ToSchema;
 use crate::{
     api::Api,
     explain::{Facts, Verdict, explain},
+    result::Found,
 };
 
 /// Times that a loop may let pass what it promised before it counts as stuck.
@@ -45,7 +48,7 @@ pub(crate) struct Life {
 impl Life {
     /// Finds an event, and where it went from the dead letters.
     pub(crate) async fn find(api: &Api, ask: &Find) -> Result<Self> {
-        let Finding { sightings, looked, whole } = api.store.find(ask).await?;
+        let Finding { sightings, looked, whole } = find(api, ask).await?;
         let mut life = Self { spots: Vec::new(), looked, whole };
         for sighting in sightings {
             if !sighting.stream.is_dead_letters() {
@@ -117,6 +120,41 @@ impl Life {
     }
 }
 
+/// Finds an event and not its results, which have its id: where only they are found, they say which event they are of.
+async fn find(api: &Api, ask: &Find) -> Result<Finding> {
+    let mut finding = api.store.find(ask).await?;
+    let keepers = api.groups.keepers();
+    let keeper_of = |stream: &StreamName| keepers.iter().find(|keeper| keeper.results == *stream);
+    let of_result = |sighting: &Sighting| {
+        let stored = sighting.stored.as_ref()?;
+        request_source(&keeper_of(&sighting.stream)?.group, &stored.event).map(ByteString::from)
+    };
+    if ask.stream.is_some() || ask.source.is_some() {
+        return Ok(finding);
+    }
+    let source = finding.sightings.iter().find_map(of_result);
+    finding.sightings.retain(|sighting| keeper_of(&sighting.stream).is_none());
+    if finding.sightings.is_empty() && source.is_some() {
+        finding = api.store.find(&Find { source, ..ask.clone() }).await?;
+    }
+    Ok(finding)
+}
+
+/// Says when results of the event were kept.
+async fn results(api: &Api, spot: &Spot) -> Result<Vec<(GroupName, Happening)>> {
+    let mut all = Vec::new();
+    let Some(event) = &spot.event else { return Ok(all) };
+    for keeper in api.groups.keepers().into_iter().filter(|keeper| keeper.stream == spot.stream) {
+        let (id, source) = (event.id.clone(), Some(event.source.clone()));
+        let found = Found { keeper, id, source, position: Some(spot.position) };
+        if let Some(kept) = found.kept(api).await? {
+            let detail = format!("in stream {} at position {}", found.keeper.results, kept.position);
+            all.push((found.keeper.group, happening(kept.accepted_at, "result_kept", None, detail)));
+        }
+    }
+    Ok(all)
+}
+
 async fn letter(api: &Api, stream: &StreamName, place: &Place) -> Result<Option<DeadLetter>> {
     let Place::Dead { id, .. } = place else { return Ok(None) };
     match api.store.dead_letter(stream, *id).await {
@@ -181,7 +219,7 @@ pub(crate) struct Happening {
     #[schema(value_type = String, format = DateTime)]
     pub(crate) at: Timestamp,
     /// `accepted`, `sent_back`, `lent`, `attempt_failed`, `put_off`, `done`, `duplicate`, `skipped`, `expired`, `dropped`, `dead`,
-    /// `reprocessed`, `resolved` or `discarded`.
+    /// `result_kept`, `reprocessed`, `resolved` or `discarded`.
     pub(crate) what: &'static str,
     pub(crate) group: Option<String>,
     /// Number of the attempt.
@@ -219,6 +257,7 @@ pub(crate) async fn timeline(api: &Api, life: &Life, only: Option<&GroupName>) -
                 .collect();
             told.extend(more.into_iter().map(|one| (group.name.clone(), one)));
         }
+        told.extend(results(api, spot).await?);
         let wanted = told.into_iter().filter(|(name, _)| only.is_none_or(|only| only == name));
         all.extend(wanted.map(|(name, one)| Happening { group: Some(name.into()), ..one }));
     }

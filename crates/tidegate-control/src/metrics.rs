@@ -39,6 +39,7 @@ pub struct Metrics {
     buried: Table<(StreamName, GroupName), [Counter; FaultClass::ALL.len()]>,
     reprocessed: Table<(StreamName, ByteString), Counter>,
     rejected: Table<ModuleName, Counter>,
+    replies: Table<(ModuleName, ByteString), Histogram>,
 }
 
 #[derive(Debug, Default)]
@@ -79,6 +80,12 @@ impl Metrics {
             }
         });
         self.buried.with(&(stream.clone(), group.clone()), |_| {});
+    }
+
+    /// Counts a request that was to be answered with a result.
+    pub(crate) fn replied(&self, source: &ModuleName, outcome: &'static str, took: Duration) {
+        let key = (source.clone(), ByteString::from_static(outcome));
+        self.replies.with(&key, |histogram| histogram.observe(took));
     }
 
     /// Returns what was counted of groups, and of waits before targets.
@@ -123,6 +130,8 @@ impl Metrics {
         self.targets.each(|target, meters| family.histogram(&[target.as_str()], &meters.wait.counts()));
         let mut family = page.family(&catalogue::SOURCE_REJECTED);
         self.rejected.each(|source, counter| family.sample(&[source.as_str()], counter.get()));
+        let mut family = page.family(&catalogue::REPLY);
+        self.replies.each(|(source, outcome), times| family.histogram(&[source.as_str(), outcome], &times.counts()));
         let mut family = page.family(&catalogue::OUTBOUND_REQUESTS);
         self.targets.each(|target, meters| {
             meters.results.each(|result, counter| family.sample(&[target.as_str(), result], counter.get()));

@@ -10,8 +10,8 @@ use utoipa::{
 
 use crate::{
     api::{
-        ROUTES, Verb, audit, dlq, events, follow, groups, ledger, look, modules, node, pull, replay, schemas, steer,
-        streams, targets, upstreams,
+        ROUTES, Verb, audit, dlq, events, follow, groups, ledger, look, modules, node, pull, replay, results, schemas,
+        steer, streams, targets, upstreams,
     },
     problem::{PROBLEM_JSON, ProblemDocument},
 };
@@ -33,7 +33,7 @@ use crate::{
         dlq::list, dlq::report, dlq::show, dlq::work::reprocess, dlq::work::resolve, dlq::work::discard, dlq::work::purge,
         dlq::import::import, dlq::jobs::list, dlq::jobs::show, dlq::jobs::cancel,
         ledger::stats, ledger::show, ledger::entry, ledger::forget, ledger::cleanup,
-        events::trace, events::explain,
+        events::trace, events::explain, results::result,
         audit::messages,
         look::status, look::top, look::performance,
         upstreams::list, upstreams::probe,

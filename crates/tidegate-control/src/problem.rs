@@ -8,7 +8,9 @@ use axum::{
 };
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
-use tidegate_core::fault::{Fault, FaultKind, Origin, Retry};
+use tidegate_core::fault::{Fault, FaultClass, FaultKind, Origin, Retry};
+
+use crate::result::Ended;
 
 /// Media type of problem documents.
 pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
@@ -18,6 +20,7 @@ pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
 pub(crate) struct Problem {
     status: StatusCode,
     fault: Fault,
+    ended: Option<Box<Ended>>,
 }
 
 /// The document that a client reads.
@@ -48,26 +51,59 @@ pub(crate) struct ProblemDocument<'a> {
     /// Place in the batch of the event with that value.
     #[serde(skip_serializing_if = "Option::is_none")]
     index: Option<usize>,
+    /// How an event ended that has no answer: `dead`, `expired`, `dropped`, `skipped`, or `done` when the answer was too
+    /// large to be kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state: Option<&'static str>,
+    /// The group that gives no answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<&'a str>,
+    /// Stream of the event.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stream: Option<&'a str>,
+    /// Class of the fault of a dead event.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    class: Option<&'static str>,
+    /// Its dead letter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dead_letter: Option<String>,
     /// Mark under which the node's log has the details, when they are not for the outside.
     #[serde(skip_serializing_if = "Option::is_none")]
     instance: Option<String>,
 }
 
 impl Problem {
+    /// An event ended without an answer.
+    pub(crate) fn unanswered(ended: Ended) -> Self {
+        let status = match (ended.state, ended.class) {
+            // It lies in the event itself.
+            ("skipped", _) | ("dead", Some(FaultClass::Invalid)) => StatusCode::UNPROCESSABLE_ENTITY,
+            ("expired", _) => StatusCode::GATEWAY_TIMEOUT,
+            _ => StatusCode::BAD_GATEWAY,
+        };
+        let origin = if ended.state == "skipped" { Origin::Caller } else { Origin::Handler };
+        let fault = Fault::new(FaultKind::Conflict, origin, Retry::Never, ended.detail.clone());
+        Self { status, fault, ended: Some(Box::new(ended)) }
+    }
+
+    pub(crate) fn is_unanswered(&self) -> bool {
+        self.ended.is_some()
+    }
+
     /// Nobody known asks.
     pub(crate) fn unauthenticated() -> Self {
         let note = "this needs a bearer token that the node knows: Authorization: Bearer <token>";
-        Self { status: StatusCode::UNAUTHORIZED, fault: Fault::denied(note) }
+        Self { status: StatusCode::UNAUTHORIZED, fault: Fault::denied(note), ended: None }
     }
 
     /// The body has a form that is not understood here.
     pub(crate) fn unsupported(note: String) -> Self {
-        Self { status: StatusCode::UNSUPPORTED_MEDIA_TYPE, fault: Fault::invalid(note) }
+        Self { status: StatusCode::UNSUPPORTED_MEDIA_TYPE, fault: Fault::invalid(note), ended: None }
     }
 
     /// The path is known, the method is not.
     pub(crate) fn wrong_method(note: String) -> Self {
-        Self { status: StatusCode::METHOD_NOT_ALLOWED, fault: Fault::invalid(note) }
+        Self { status: StatusCode::METHOD_NOT_ALLOWED, fault: Fault::invalid(note), ended: None }
     }
 
     /// The body is larger than what is taken.
@@ -108,7 +144,7 @@ impl From<Fault> for Problem {
             FaultKind::Timeout => StatusCode::GATEWAY_TIMEOUT,
             FaultKind::Corrupt | FaultKind::Bug => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        Self { status, fault }
+        Self { status, fault, ended: None }
     }
 }
 
@@ -144,7 +180,11 @@ fn origin(fault: &Fault) -> (&'static str, Option<&str>) {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let (name, title) = naming(self.status, self.fault.kind);
+        let (name, title) = match &self.ended {
+            Some(_) => ("unanswered", "The event ended without an answer"),
+            None => naming(self.status, self.fault.kind),
+        };
+        let ended = self.ended.as_deref();
         let (origin, target) = origin(&self.fault);
         let instance = self.is_private().then(|| format!("urn:uuid:{}", uuid::Uuid::new_v4()));
         if let Some(instance) = &instance {
@@ -161,6 +201,11 @@ impl IntoResponse for Problem {
             retry_after_seconds: self.retry_after_seconds(),
             pointer: self.fault.violation().map(|violation| violation.pointer.as_str()),
             index: self.fault.violation().and_then(|violation| violation.index),
+            state: ended.map(|ended| ended.state),
+            group: ended.map(|ended| ended.group.as_str()),
+            stream: ended.map(|ended| ended.stream.as_str()),
+            class: ended.and_then(|ended| ended.class).map(FaultClass::as_str),
+            dead_letter: ended.and_then(|ended| ended.dead_letter).map(|id| id.to_string()),
             instance,
         };
         let body = serde_json::to_vec(&document).unwrap_or_default();

@@ -27,7 +27,7 @@ use self::{headers::PREFIX, media::Media};
 pub use self::{
     headers::to_http_headers,
     json::{from_json, from_json_batch},
-    media::data_of,
+    media::{STRUCTURED, data_of},
     write::write_json,
 };
 use crate::{

@@ -108,6 +108,10 @@ limits! {
     RESULT_BYTES_MAX: usize = 256 * KIB, "bytes";
     /// Most results that one group may keep.
     RESULTS_MAX: u64 = 10_000_000, "results";
+    /// Newest events and results of a stream that are looked at for a result whose source is not said.
+    RESULT_LOOK_MAX: u64 = 10_000, "events";
+    /// Most requests that wait for the result of an event at a time.
+    WAITERS_MAX: usize = 1_024, "requests";
     /// Most dead letters that one reprocess, resolve or discard request moves in one atomic step.
     DEAD_STEP_MAX: usize = 500, "entries";
     /// Most kept events that a search for one by its id looks at.
@@ -193,4 +197,5 @@ const _: () = assert!(BODY_BYTES_MAX + 64 * BATCH_EVENTS_MAX <= STEP_BYTES_MAX, 
 const _: () = assert!(SEGMENT_BYTES_MIN <= SEGMENT_BYTES_MAX);
 const _: () = assert!(CLAIM_WAIT_SECONDS_MAX < REQUEST_SECONDS_MAX, "a long poll must fit a request");
 const _: () = assert!(CLAIM_MAX <= IN_FLIGHT_MAX);
+const _: () = assert!(2 * WAITERS_MAX <= CONNECTIONS_MAX, "who waits must not keep everybody else out");
 const _: () = assert!(DEAD_STEP_MAX <= PAGE_MAX);

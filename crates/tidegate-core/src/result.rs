@@ -130,6 +130,11 @@ pub fn result_source(group: &GroupName, source: &str) -> ByteString {
     format!("/groups/{group}?{short:032x}").into()
 }
 
+/// Returns the `source` of the event that this is the result of; none when the group cannot tell.
+pub fn request_source<'a>(group: &GroupName, result: &'a Event) -> Option<&'a str> {
+    result.source.strip_prefix("/groups/")?.strip_prefix(group.as_str())?.strip_prefix('/')
+}
+
 /// Makes the result of an event.
 pub fn result_event(group: &GroupName, of: &Event, answer: Answer, at: Timestamp) -> Event {
     let mut event = Event::new(of.id.clone(), result_source(group, &of.source), RESULT_KIND);
@@ -172,6 +177,8 @@ mod tests {
         let of = Event::new("1", "/shop", "question").with_subject("c-17").with_extension(CORRELATION_ID, "story");
         let event = made(&of, Answer::json(&[1, 2]).unwrap());
         assert_eq!((&*event.id, &*event.source, &*event.kind), ("1", "/groups/answer//shop", RESULT_KIND));
+        assert_eq!(request_source(&group(), &event), Some("/shop"));
+        assert_eq!(request_source(&GroupName::new("answ").unwrap(), &event), None);
         assert_eq!(event.subject.as_deref(), Some("c-17"));
         assert_eq!(event.extension(CORRELATION_ID).map(|text| &**text), Some("story"));
         assert_eq!(event.data, Data::Json(Bytes::from_static(b"[1,2]")));

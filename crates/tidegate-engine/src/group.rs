@@ -64,6 +64,7 @@ use self::{
 pub use self::{
     desired::Pause,
     pull::PullStatus,
+    results::Keeper,
     steer::{Drain, Pace, SeekAsk},
     view::{Glance, GroupState, GroupView, Running},
 };

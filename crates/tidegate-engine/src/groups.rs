@@ -17,7 +17,8 @@ use tidegate_core::{
 
 use crate::{
     group::{
-        self, Glance, Group, GroupParts, GroupPolicy, GroupView, Model, Pace, Pause, PullStatus, Running, SeekAsk,
+        self, Glance, Group, GroupParts, GroupPolicy, GroupView, Keeper, Model, Pace, Pause, PullStatus, Running,
+        SeekAsk,
     },
     supervisor::Supervisor,
 };
@@ -123,6 +124,16 @@ impl Groups {
     /// Returns what is known of a group without asking the store.
     pub fn glance(&self, name: &GroupName) -> Result<Glance> {
         Ok(self.get(name)?.glance())
+    }
+
+    /// Returns the groups that keep results, sorted by name.
+    pub fn keepers(&self) -> Vec<Keeper> {
+        self.all().iter().filter_map(|group| group.keeper()).collect()
+    }
+
+    /// Returns how a group keeps results; none when it keeps none, or this node does not run it.
+    pub fn keeper(&self, name: &GroupName) -> Option<Keeper> {
+        self.get(name).ok()?.keeper()
     }
 
     /// Returns where a group stands.

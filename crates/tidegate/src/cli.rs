@@ -104,6 +104,8 @@ enum Command {
     Trace(event::Trace),
     /// Say why an event does not run now, or what became of it; exit code 1 when it is unknown.
     Explain(event::Explain),
+    /// Print the result of an event: what a group's handler answered to it; exit code 1 when there is none.
+    Result(event::Outcome),
     /// Look at streams and their events.
     #[command(subcommand)]
     Stream(stream::Stream),
@@ -186,6 +188,7 @@ fn dispatch(command: Command, global: &Global, ui: Ui) -> Result<(), Failed> {
         Command::Publish(publish) => wait(publish.run(&ask()?)),
         Command::Trace(trace) => wait(trace.run(&ask()?)),
         Command::Explain(explain) => wait(explain.run(&ask()?)),
+        Command::Result(result) => wait(result.run(&ask()?)),
         Command::Stream(stream) => wait(stream.run(&ask()?)),
         Command::Schema(schema) => wait(schema.run(&ask()?)),
         Command::Group(group) => wait(group.run(&ask()?)),

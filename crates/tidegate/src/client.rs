@@ -134,6 +134,11 @@ impl Node {
         self.send(self.client.request(Method::GET, self.place(path, query))).await
     }
 
+    /// Asks for a path in a form and takes whatever comes.
+    pub(crate) async fn look_as(&self, path: &[&str], query: &[(&str, &str)], form: &str) -> Result<Reply, Failed> {
+        self.send(self.client.request(Method::GET, self.place(path, query)).header(header::ACCEPT, form)).await
+    }
+
     /// Asks for lines that come as they happen, and hands each that is not empty to `line`, until that wants no more or
     /// the node ends the answer.
     pub(crate) async fn lines(

@@ -29,7 +29,10 @@ use tidegate_core::{
     names::{GroupName, ModuleName, StreamName, TargetName},
     result::results_stream,
 };
-use tidegate_modules::SourceConfig;
+use tidegate_modules::{
+    SourceConfig,
+    source::http::{HttpConfig, HttpReply},
+};
 
 pub use self::{
     access::{ListenerConfig, Role, TokenConfig, TokenHash},
@@ -209,9 +212,58 @@ impl Config {
             {
                 here.at("path").error(format!("source {other} has the same path"));
             }
+            if let SourceConfig::Http(http) = source {
+                self.check_reply(http, &here);
+            }
             source.check(&here);
         }
         self.check_groups(here);
+    }
+
+    /// Returns the group whose results are the answers of a source.
+    pub(crate) fn replier(&self, http: &HttpConfig, reply: &HttpReply) -> Result<&GroupName, String> {
+        let keeps = |group: &GroupConfig| group.from == http.to && group.results.is_some();
+        let hint = "set results: { keep: 1h } on it";
+        if let Some(wanted) = &reply.group {
+            return match self.groups.get_key_value(wanted) {
+                Some((name, group)) if keeps(group) => Ok(name),
+                Some((_, group)) if group.from == http.to => Err(format!("group {wanted} keeps no results: {hint}")),
+                Some((_, group)) => Err(format!("group {wanted} reads stream {}, not {}", group.from, http.to)),
+                None => Err(format!("there is no group {wanted}")),
+            };
+        }
+        let mut keepers = self.groups.iter().filter(|(_, group)| keeps(group)).map(|(name, _)| name);
+        match (keepers.next(), keepers.next()) {
+            (Some(only), None) => Ok(only),
+            (None, _) => Err(format!("no group that reads stream {} keeps results: {hint}", http.to)),
+            (Some(one), Some(two)) => {
+                Err(format!("groups {one} and {two} both keep results: say which in reply.group"))
+            }
+        }
+    }
+
+    fn check_reply(&self, http: &HttpConfig, here: &Spot<'_>) {
+        let Some(reply) = &http.reply else { return };
+        let here = here.at("reply");
+        let group = match self.replier(http, reply) {
+            Ok(group) => group,
+            Err(why) if reply.group.is_some() => return here.at("group").error(why),
+            Err(why) => return here.error(why),
+        };
+        let Some(stream) = self.streams.get(&http.to) else { return };
+        let keep = self.groups.get(group).and_then(|group| group.results.as_ref()).map(|results| results.keep);
+        match stream.dedupe.on() {
+            None => {
+                here.error(format!("needs dedupe on stream {}: a repeated request would be processed again", http.to))
+            }
+            Some(dedupe) => here.require(keep.is_none_or(|keep| keep >= dedupe.window), || {
+                let window = dedupe.window;
+                format!(
+                    "group {group} must keep results for {window} at least, as long as stream {} knows repeats",
+                    http.to
+                )
+            }),
+        }
     }
 
     /// Returns the streams in which groups keep their results, each with its group.

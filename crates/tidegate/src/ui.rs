@@ -55,6 +55,14 @@ impl Ui {
         drop(out.write_all(bytes).and_then(|()| out.flush()));
     }
 
+    /// Prints a body as it stands; on a terminal the next prompt begins in a line of its own.
+    pub(crate) fn body(self, bytes: &[u8]) {
+        self.raw(bytes);
+        if io::stdout().is_terminal() && bytes.last().is_some_and(|last| *last != b'\n') {
+            self.raw(b"\n");
+        }
+    }
+
     /// Prints a line for people; nothing in the form for programs.
     pub(crate) fn line(self, text: &str) {
         if !self.is_json() {

@@ -14,7 +14,7 @@ use std::{
 
 use bytestring::ByteString;
 use serde_json::json;
-use tidegate_control::{Control, ControlParts, Intake, Metrics, NodeFacts, Role, Token, Tokens, Upstream};
+use tidegate_control::{Control, ControlParts, Intake, Metrics, NodeFacts, Reply, Role, Token, Tokens, Upstream};
 use tidegate_core::{
     clock::Clock,
     cloudevents::PlainDefaults,
@@ -27,7 +27,7 @@ use tidegate_core::{
     store::{GroupSpec, Store},
 };
 use tidegate_engine::{self as engine, Desk, GroupPolicy, Groups, GuardKeeper, Modules, TaskRunner, Watermarks};
-use tidegate_modules::{HttpClient, OpenSource, SinkParts, SourceParts};
+use tidegate_modules::{HttpClient, OpenSource, SinkParts, SourceParts, source::http::HttpConfig};
 use tidegate_rules::Schema;
 use tokio::net::TcpListener;
 
@@ -265,6 +265,7 @@ async fn open_sources(config: &Config, groups: &Groups, modules: &Modules, cx: &
         let opened = source.settings().open(parts).map_err(|fault| fault.within(format!("source {name}")))?;
         match opened {
             OpenSource::Path(http) => intakes.push(Intake {
+                reply: reply(config, &http)?,
                 name: name.clone(),
                 path: http.path.clone(),
                 stream: http.to.clone(),
@@ -285,6 +286,12 @@ async fn open_sources(config: &Config, groups: &Groups, modules: &Modules, cx: &
         }
     }
     Ok(intakes)
+}
+
+fn reply(config: &Config, http: &HttpConfig) -> Result<Option<Reply>> {
+    let Some(reply) = &http.reply else { return Ok(None) };
+    let group = config.replier(http, reply).map_err(Fault::invalid)?.clone();
+    Ok(Some(Reply { wait: reply.wait.get(), group }))
 }
 
 fn tokens(config: &Config) -> Tokens {

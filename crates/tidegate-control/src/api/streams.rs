@@ -248,6 +248,9 @@ pub(crate) async fn publish(mut call: Call) -> Result<Response, Problem> {
 /// Takes events in on the path of a source.
 pub(crate) async fn take_in(mut call: Call, intake: Arc<Intake>) -> Result<Response, Problem> {
     intake.entrance.check()?;
+    if let Some(reply) = &intake.reply {
+        return super::results::reply(call, &intake, reply).await;
+    }
     take(&mut call, &intake.stream, &intake.defaults).await
 }
 
@@ -259,7 +262,7 @@ async fn take(call: &mut Call, stream: &StreamName, defaults: &PlainDefaults) ->
     Ok(json_bytes(write_accepted(&ids, &appended)))
 }
 
-fn read_events(
+pub(super) fn read_events(
     headers: &HeaderMap,
     body: Bytes,
     defaults: &PlainDefaults,

@@ -70,6 +70,8 @@ catalogue! {
     BREAKER_STATE: Gauge "tidegate_breaker_state" ["target", "state"] "1 for the state that the breaker of a target is in, 0 for the others.";
     SOURCE_REJECTED: Counter "tidegate_source_rejected_total" ["source"] "Pieces of input of a source that were no events, since the start.";
     OUTBOUND_REQUESTS: Counter "tidegate_outbound_requests_total" ["target", "result"] "Calls to a target that ended since the start.";
+    REPLY: Histogram "tidegate_reply_seconds" ["source", "outcome"] "Time from a request to its answer, on paths that answer with results, by how it ended.";
+    WAITING_REQUESTS: Gauge "tidegate_waiting_requests" [] "Requests that wait for the result of an event.";
     STORE_SYNC: Histogram "tidegate_store_sync_seconds" [] "Time that syncs of the store took.";
     STORE_BYTES: Gauge "tidegate_store_bytes" ["what"] "Bytes of the store, by what they are for.";
     DATA_DISK: Gauge "tidegate_data_disk_bytes" ["what"] "The disk of the data directory: its size, and what is free.";

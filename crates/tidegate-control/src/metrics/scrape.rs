@@ -24,6 +24,7 @@ pub(crate) async fn page(api: &Api) -> Result<String> {
     api.metrics.write(&mut page);
     breakers(api, &mut page);
     store(&api.store.status(), &mut page);
+    page.family(&catalogue::WAITING_REQUESTS).sample(&[], api.waiters.count() as u64);
     let mut family = page.family(&catalogue::LAST_PROGRESS);
     for (component, at) in health::progress(api) {
         family.sample(&[&component], seconds(at));

@@ -13,5 +13,6 @@ mod look;
 mod node;
 mod publish;
 mod pull;
+mod results;
 mod rubbish;
 mod streams;

@@ -55,7 +55,7 @@ impl Handler for Fine {
     }
 }
 
-fn stream_spec(name: &str) -> StreamSpec {
+pub(crate) fn stream_spec(name: &str) -> StreamSpec {
     StreamSpec {
         name: StreamName::new(name).unwrap(),
         durability: Durability::Sync,
@@ -66,7 +66,7 @@ fn stream_spec(name: &str) -> StreamSpec {
     }
 }
 
-fn group(name: &str, stream: &str) -> (GroupSpec, GroupPolicy) {
+pub(crate) fn group(name: &str, stream: &str) -> (GroupSpec, GroupPolicy) {
     let (name, stream) = (GroupName::new(name).unwrap(), StreamName::new(stream).unwrap());
     let spec = GroupSpec {
         name: name.clone(),
@@ -104,6 +104,7 @@ pub(crate) async fn intake(modules: &Modules, name: &str, path: &str) -> Intake 
             kind: Some("order.placed".into()),
             ..PlainDefaults::default()
         },
+        reply: None,
     }
 }
 
@@ -164,9 +165,13 @@ impl Node {
         Self::with_tokens(Vec::new()).await
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the test plays the supervisor")]
     pub(crate) async fn with_tokens(tokens: Vec<Token>) -> Self {
         let (parts, ailing, stopper) = parts(tokens).await;
+        Self::of(parts, ailing, stopper).await
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the test plays the supervisor")]
+    pub(crate) async fn of(parts: ControlParts, ailing: Arc<Ailing>, stopper: Stopper) -> Self {
         let (guard, supervisor, clock) = (parts.guards[0].clone(), parts.supervisor.clone(), parts.cx.clock.clone());
         let store = parts.store.clone();
         let tap = parts.cx.notices.tap();
@@ -189,6 +194,15 @@ impl Node {
     pub(crate) async fn post(&self, path: &str, document: Value) -> Answer {
         let body = document.to_string();
         self.send(request(Method::POST, path, &[("content-type", "application/json")], body)).await
+    }
+
+    /// Waits until so many requests wait for results.
+    pub(crate) async fn waits(&self, count: usize) {
+        let (line, watch) = (format!("\ntidegate_waiting_requests {count}\n"), self.clock.stopwatch());
+        while !self.get("/metrics").await.text().contains(&line) {
+            assert!(watch.elapsed() < Duration::from_secs(20), "{count} requests never waited");
+            tokio::task::yield_now().await;
+        }
     }
 
     /// Publishes plain bodies with these ids to `orders`.

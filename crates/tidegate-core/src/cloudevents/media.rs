@@ -8,6 +8,9 @@ use crate::{
     fault::{Fault, Result},
 };
 
+/// Content type of one CloudEvent as JSON.
+pub const STRUCTURED: &str = "application/cloudevents+json";
+
 /// What is known of a content type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Media {
@@ -29,7 +32,7 @@ impl Media {
         let (kind, parameters) = content_type.split_once(';').unwrap_or((content_type, ""));
         let kind = kind.trim().to_ascii_lowercase();
         let media = match kind.as_str() {
-            "application/cloudevents+json" => Self::Structured,
+            STRUCTURED => Self::Structured,
             "application/cloudevents-batch+json" => Self::Batch,
             other if other.starts_with("application/cloudevents") => return Err(unsupported(content_type)),
             other if other.ends_with("/json") || other.ends_with("+json") => Self::Json,

@@ -4,7 +4,12 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tidegate_core::{config::Spot, fault::Fault, names::StreamName};
+use tidegate_core::{
+    config::{Spot, Time},
+    fault::Fault,
+    limits,
+    names::{GroupName, StreamName},
+};
 
 use crate::registry::{ModuleKind, ModuleSpec, OpenSource, SourceParts, SourceSettings};
 
@@ -31,6 +36,22 @@ pub struct HttpConfig {
     /// Attributes given to a plain body, which has none of its own.
     #[serde(default)]
     pub defaults: HttpDefaults,
+    /// Answers each request with the result of its event, as soon as there is one: 200 with what the group's handler
+    /// answered. When the wait is over before that, 202 says where the result will be. The event is durable either way, and
+    /// a repeat with the same id gets the same result. Absent = the answer says that the event is accepted.
+    #[serde(default)]
+    pub reply: Option<HttpReply>,
+}
+
+/// Whose results are waited for, and how long.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HttpReply {
+    /// Longest wait, at most 30s.
+    pub wait: Time,
+    /// The group whose results they are; it reads the stream and has `results`. Not needed when there is only one such group.
+    #[serde(default)]
+    pub group: Option<GroupName>,
 }
 
 /// Attributes given to plain bodies.
@@ -64,6 +85,12 @@ impl SourceSettings for HttpConfig {
         for (name, value) in given {
             let is_given = value.as_ref().is_none_or(|text| !text.is_empty());
             here.at("defaults").at(name).require(is_given, || "must not be empty".to_owned());
+        }
+        if let Some(reply) = &self.reply {
+            let (least, most) = (Time::from_millis(1), Time::from_secs(limits::CLAIM_WAIT_SECONDS_MAX));
+            here.at("reply")
+                .at("wait")
+                .require((least..=most).contains(&reply.wait), || format!("must be more than zero and at most {most}"));
         }
     }
 }

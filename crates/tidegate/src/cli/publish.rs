@@ -4,13 +4,15 @@ use std::{io::Read as _, path::PathBuf};
 
 use bytes::Bytes;
 use clap::Args;
+use serde_json::Value;
 use tidegate_core::{
     cloudevents,
+    config::Time,
     event::{Data, Event},
     limits,
 };
 
-use super::Asking;
+use super::{Asking, event::print_result};
 use crate::{
     exit::{Exit, Failed},
     ui::column,
@@ -42,14 +44,27 @@ pub(super) struct Publish {
     /// CloudEvents `datacontenttype`; `application/json` when the data is JSON, else text or bytes.
     #[arg(long)]
     content_type: Option<String>,
+    /// Wait so long for the result of the event, and print that.
+    #[arg(long)]
+    wait: Option<Time>,
+    /// The group whose result it is, when several keep results.
+    #[arg(long, requires = "wait")]
+    group: Option<String>,
 }
 
 impl Publish {
     pub(super) async fn run(self, cx: &Asking) -> Result<(), Failed> {
-        let stream = self.stream.clone();
+        let (stream, wait, group) = (self.stream.clone(), self.wait, self.group.clone());
         let event = self.event()?;
         let (headers, body) = (cloudevents::to_http_headers(&event), event.data.bytes());
         let answer = cx.node.publish(&["v1", "streams", &stream, "events"], headers, body).await?;
+        if let Some(wait) = wait {
+            let position =
+                answer.pointer("/accepted/0/position").and_then(Value::as_str).unwrap_or_default().to_owned();
+            let mut known = vec![("stream", stream), ("source", event.source.to_string()), ("position", position)];
+            known.extend(group.map(|group| ("group", group)));
+            return print_result(cx, &event.id, &known, wait).await;
+        }
         let columns = [column("id", "/id"), column("position", "/position"), column("duplicate", "/duplicate")];
         cx.ui.list(&answer, super::rows(&answer, "accepted"), &columns);
         Ok(())

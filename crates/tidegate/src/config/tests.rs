@@ -274,6 +274,35 @@ fn results_are_kept_in_a_stream_that_comes_with_the_group() {
 }
 
 #[test]
+fn a_reply_needs_a_group_that_keeps_results() {
+    let asks = |reply: &str| SAMPLE.replacen("path: /orders,", &format!("path: /orders, reply: {reply},"), 1);
+    let keeps = |reply: &str, keep: &str| {
+        asks(reply).replacen("workers: 8", &format!("workers: 8\n    results: {{ keep: {keep} }}"), 1)
+    };
+    let other = "  audit: { from: orders, results: { keep: 1h }, sink: { type: pull } }\n";
+    let go = |text: String, key: &str, word: &str| {
+        let errors = refused(&text);
+        let start = format!("sources.intake.reply{key}: ");
+        assert!(errors.len() == 1 && errors[0].contains(&start) && errors[0].contains(word), "{errors:#?}");
+    };
+    go(asks("{ wait: 30s }"), "", "no group that reads stream orders keeps results: set results");
+    go(asks("{ wait: 30s, group: deliver }"), ".group", "group deliver keeps no results: set results");
+    go(asks("{ wait: 30s, group: nobody }"), ".group", "there is no group nobody");
+    go(keeps("{ wait: 31s }", "1h"), ".wait", "at most 30s");
+    go(keeps("{ wait: 0s }", "1h"), ".wait", "more than zero");
+    go(keeps("{ wait: 30s }", "5m"), "", "must keep results for 10m at least");
+    go(keeps("{ wait: 30s }", "1h").replacen("max_backlog", "dedupe: off, max_backlog", 1), "", "needs dedupe");
+    go(keeps("{ wait: 30s }", "1h") + other, "", "groups audit and deliver both keep results: say which");
+    for reply in ["{ wait: 30s }", "{ wait: 1ms, group: deliver }"] {
+        let config = read(&keeps(reply, "1h")).unwrap();
+        let SourceConfig::Http(http) = &config.sources["intake"] else { panic!("{reply}") };
+        assert_eq!(config.replier(http, http.reply.as_ref().unwrap()).unwrap().as_str(), "deliver");
+    }
+    let config = read(&(keeps("{ wait: 30s, group: audit }", "1h") + other)).unwrap();
+    assert_eq!(config.groups.len(), 2);
+}
+
+#[test]
 fn other_machines_need_a_token() {
     let open = SAMPLE.replacen("127.0.0.1:7300", "0.0.0.0:7300", 1);
     let errors = refused(&open);

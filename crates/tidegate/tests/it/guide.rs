@@ -176,6 +176,11 @@ fn recover_is_as_it_says() {
 }
 
 #[test]
+fn reply_is_as_it_says() {
+    walk("reply.md");
+}
+
+#[test]
 fn patterns_stand_for_what_they_should() {
     let like = |text: &str, patterns: &[&str]| {
         are_like(&text.lines().collect::<Vec<_>>(), &patterns.iter().map(|one| (*one).to_owned()).collect::<Vec<_>>())

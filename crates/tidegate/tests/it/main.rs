@@ -12,6 +12,7 @@ mod modules;
 mod node;
 mod receiver;
 mod replay;
+mod reply;
 mod rules;
 mod see;
 mod stop;

@@ -36,7 +36,7 @@ struct Shared {
 }
 
 impl Receiver {
-    /// Starts a receiver that answers 200.
+    /// Starts a receiver that answers 200, and `answer to ID`.
     pub(crate) async fn start() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/hook", listener.local_addr().unwrap());
@@ -80,8 +80,9 @@ fn spawn(task: impl Future<Output = ()> + Send + 'static) {
     drop(tokio::spawn(task));
 }
 
-async fn receive(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> StatusCode {
+async fn receive(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> (StatusCode, String) {
+    let id = headers.get("ce-id").map_or("nobody", |id| id.to_str().unwrap()).to_owned();
     shared.received.lock().unwrap().push(Received { headers, body });
     shared.answers.acquire().await.unwrap().forget();
-    StatusCode::from_u16(shared.status.load(Ordering::SeqCst)).unwrap()
+    (StatusCode::from_u16(shared.status.load(Ordering::SeqCst)).unwrap(), format!("answer to {id}"))
 }
