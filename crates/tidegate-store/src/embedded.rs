@@ -71,6 +71,8 @@ pub struct EmbeddedOptions {
     pub threads: bool,
     /// Smallest and largest segment in bytes.
     pub segment_bytes: (u64, u64),
+    /// Free bytes of the disk under which publishes are refused while settling goes on.
+    pub disk_reserve: u64,
     /// Zeroed segments kept ready; the last of them is the reserve for settling on a full disk.
     pub spares: usize,
     /// Seed of everything random in the store; none = from the system.
@@ -87,6 +89,7 @@ impl EmbeddedOptions {
             notices: Notices::default(),
             threads: true,
             segment_bytes: (limits::SEGMENT_BYTES_MIN as u64, limits::SEGMENT_BYTES_MAX as u64),
+            disk_reserve: limits::DISK_RESERVE_BYTES as u64,
             spares: 2,
             seed: None,
         }
@@ -151,10 +154,10 @@ impl Embedded {
             notices: options.notices.clone(),
             owner: options.seed.map_or_else(|| fastrand::u64(..), |seed| fastrand::Rng::with_seed(seed).u64(..)),
             sizes: options.segment_bytes,
+            disk_reserve: options.disk_reserve,
             damaged_headers: Mutex::default(),
         };
-        let Opened { state, mut journal, checkpoints, replayed } = opening.open()?;
-        journal.sizes = options.segment_bytes;
+        let Opened { state, journal, checkpoints, replayed } = opening.open()?;
         let (queue, stop) = (Arc::new(Queue::default()), Arc::<Bell>::default());
         let spares = Arc::clone(&journal.spares);
         let committer =

@@ -12,15 +12,19 @@ use tidegate_core::{
     store::Store,
 };
 
-pub use crate::embedded::{CheckReport, StoreDescription};
-use crate::embedded::{Embedded, EmbeddedOptions};
+use crate::embedded::Embedded;
+pub use crate::embedded::{CheckReport, EmbeddedOptions, StoreDescription};
 
 /// Names of the engines that [`open`] knows.
 pub const ENGINES: [&str; 2] = ["embedded", "memory"];
 
 /// Opens an engine by its name in the configuration.
 pub fn open(engine: &str, data: &Path, clock: Clock, notices: Notices) -> Result<Arc<dyn Store>> {
-    let options = EmbeddedOptions { clock, notices, ..EmbeddedOptions::new(data) };
+    open_with(engine, EmbeddedOptions { clock, notices, ..EmbeddedOptions::new(data) })
+}
+
+/// Opens an engine by its name, with all that can be set.
+pub fn open_with(engine: &str, options: EmbeddedOptions) -> Result<Arc<dyn Store>> {
     match engine {
         "embedded" => Ok(Embedded::open(options)?),
         "memory" => {

@@ -23,7 +23,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tidegate_core::{
-    config::{self, Check, Errors, Spot, Time},
+    config::{self, Bytes, Check, Errors, Spot, Time},
     fault::{Fault, FaultKind, Origin, Result, Retry},
     limits,
     names::{GroupName, ModuleName, StreamName, TargetName},
@@ -95,11 +95,20 @@ pub struct NodeConfig {
     pub data: PathBuf,
     /// What it is used for, such as `staging` or `production`.
     pub environment: String,
+    /// Space on the disk of `data` that is kept for finishing what is there. With less free, publishes are refused (503
+    /// with `Retry-After`, and the store counts as degraded) while handlers, settling and dead letters go on; when a
+    /// quarter more than this is free, publishes are taken again. At least 16MiB.
+    pub disk_reserve: Bytes,
 }
 
 impl Default for NodeConfig {
     fn default() -> Self {
-        Self { name: "tidegate".to_owned(), data: PathBuf::from("./data"), environment: "development".to_owned() }
+        Self {
+            name: "tidegate".to_owned(),
+            data: PathBuf::from("./data"),
+            environment: "development".to_owned(),
+            disk_reserve: Bytes::new(limits::DISK_RESERVE_BYTES as u64),
+        }
     }
 }
 
@@ -138,6 +147,8 @@ impl Default for ShutdownConfig {
     }
 }
 
+/// Least space that is kept: a checkpoint and some segments must find room in it.
+const RESERVE_MIN: Bytes = Bytes::new(16 << 20);
 /// Longest time for running handlers to finish.
 const GRACE_MAX: Time = Time::from_secs(24 * 3600);
 
@@ -339,6 +350,10 @@ impl Check for Config {
             group.check(&here.at("groups").at(name.as_str()));
         }
         self.warnings.check(&here.at("warnings"));
+        let reserve = self.node.disk_reserve;
+        here.at("node")
+            .at("disk_reserve")
+            .require(reserve >= RESERVE_MIN, || format!("{reserve} is less than {RESERVE_MIN}"));
         let grace = self.shutdown.grace;
         here.at("shutdown").at("grace").require(grace <= GRACE_MAX, || format!("{grace} is longer than {GRACE_MAX}"));
     }

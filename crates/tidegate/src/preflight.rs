@@ -70,7 +70,7 @@ pub(crate) fn check(config: &Config) -> Vec<Checked> {
         store_format(data),
         config_version(config.version),
         clock(Clock::real().now()),
-        file_system(data),
+        file_system(data, config.node.disk_reserve.get()),
         open_files(config),
     ]
 }
@@ -93,9 +93,9 @@ fn clock(now: Timestamp) -> Checked {
 const REMOTE: [(u64, &str); 5] =
     [(0x6969, "nfs"), (0xff53_4d42, "cifs"), (0xfe53_4d42, "smb"), (0x0102_1997, "9p"), (0x0085_8458, "ramfs")];
 
-fn file_system(data: &Path) -> Checked {
+fn file_system(data: &Path, reserve: u64) -> Checked {
     const NAME: &str = "file_system";
-    let required = format!("a directory that can be written, with more than {} bytes free", limits::DISK_RESERVE_BYTES);
+    let required = format!("a directory that can be written, with more than {reserve} bytes free");
     let probe = data.join(".tidegate-probe");
     let tried = std::fs::create_dir_all(data)
         .and_then(|()| std::fs::write(&probe, b"x"))
@@ -107,8 +107,15 @@ fn file_system(data: &Path) -> Checked {
     let kind = rustix::fs::statfs(data).map_or(0, |stat| stat.f_type as u64 & 0xffff_ffff);
     let remote = REMOTE.iter().find(|(magic, _)| *magic == kind).map(|(_, name)| *name);
     let found = format!("{}: {}, {free} bytes free", data.display(), remote.unwrap_or("local"));
-    let warning = remote.map(|name| format!("{name} may lose what was synced; a local file system is better"));
-    Checked::new(NAME, found, required, free > limits::DISK_RESERVE_BYTES as u64).warn(warning)
+    let full = free <= reserve;
+    // What is in a store is finished on a full disk too, and that is how there comes to be space again.
+    let has_store = tidegate_store::formats(data).0.is_some();
+    let warning = match remote {
+        _ if full => Some(format!("{found}: publishes are refused until more than {reserve} bytes are free")),
+        Some(name) => Some(format!("{name} may lose what was synced; a local file system is better")),
+        None => None,
+    };
+    Checked::new(NAME, found, required, !full || has_store).warn(warning)
 }
 
 /// Returns the most open files that the process may be given.
@@ -149,7 +156,7 @@ mod tests {
         assert!(!clock(Timestamp::from_millis(0)).ok);
         let mismatch = config_version(9).mismatch();
         assert_eq!(mismatch, format!("config_version: found 9, required {VERSION}"));
-        let bad = file_system(Path::new("/proc/no such place"));
+        let bad = file_system(Path::new("/proc/no such place"), 1);
         assert!(!bad.ok && bad.found.contains("/proc"), "{bad:?}");
     }
 

@@ -29,6 +29,7 @@ use tidegate_core::{
 use tidegate_engine::{self as engine, Desk, GroupPolicy, Groups, GuardKeeper, Modules, TaskRunner, Watermarks};
 use tidegate_modules::{HttpClient, OpenSource, SinkParts, SourceParts, source::http::HttpConfig};
 use tidegate_rules::Schema;
+use tidegate_store::EmbeddedOptions;
 use tokio::net::TcpListener;
 
 use self::{door::Door, schemas::Schemas};
@@ -73,7 +74,13 @@ impl Node {
         let notices = Notices::default();
         notices.listen(Log::new(clock.clone()));
         let metrics = Metrics::listening(&notices);
-        let store = tidegate_store::open(config.engine.as_str(), &config.node.data, clock.clone(), notices.clone())?;
+        let options = EmbeddedOptions {
+            clock: clock.clone(),
+            notices: notices.clone(),
+            disk_reserve: config.node.disk_reserve.get(),
+            ..EmbeddedOptions::new(&config.node.data)
+        };
+        let store = tidegate_store::open_with(config.engine.as_str(), options)?;
         let fingerprint = ByteString::from(config.fingerprint());
         let inner = engine::Node::start(store.clone(), clock, notices.clone(), fingerprint);
         match Self::start(config, inner, metrics, store.clone()).await {

@@ -76,6 +76,10 @@ impl Mistakes<'_> {
     /// Notes a mistake and returns the path of what must be taken out.
     fn note(&mut self, mut error: DecodeError, root: &Node) -> Vec<Step> {
         let whole = error.path();
+        // A form that is wrong as a whole may be so because of a part that was taken out of it.
+        if matches!(error.what, What::Wrong(_)) && self.missing.iter().any(|part| part.starts_with(&whole)) {
+            return whole;
+        }
         let mut path = whole.clone();
         let (message, known) = match error.what {
             What::UnknownKey { known, .. } => ("unknown key".to_owned(), known),

@@ -255,7 +255,7 @@ mod tests {
         let page = settings_page("Lamp", &schemars::schema_for!(Lamp));
         let lines = [
             "## Top level",
-            "| `burn` | duration | `0ms` | How long it burns \\| or glows. |",
+            "| `burn` | duration | `0s` | How long it burns \\| or glows. |",
             "| `colours` | list of `red` |  | What it looks like. |",
             "| `parts` | mapping of names to mapping |  | Its parts. |",
             "## `parts.<name>`",

@@ -116,6 +116,9 @@ impl FromStr for RateText {
 
 impl fmt::Display for Time {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_zero() {
+            return f.write_str("0s");
+        }
         let (count, unit) = unit_of(u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX), &TIME_UNITS);
         write!(f, "{count}{unit}")
     }
@@ -180,7 +183,7 @@ mod tests {
         check("1000ms", 1000, "1s");
         check("90s", 90_000, "90s");
         check("24h", 86_400_000, "1d");
-        check("0s", 0, "0ms");
+        check("0s", 0, "0s");
         for bad in [
             "",
             "30",

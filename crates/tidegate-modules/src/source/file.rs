@@ -41,7 +41,8 @@ const POLL_MIN: Time = Time::from_millis(10);
 const POLL_MAX: Time = Time::from_secs(3600);
 
 /// Brings each line of a file as an event, from where it stopped. A file that is renamed away is read to its end before
-/// the new one; one that was cut is read from its start. Both are told in the log. A line that is no event is counted,
+/// the new one; one that was cut is read from its start. Both are told in the log. A file that came and went between two
+/// looks was never seen: rotate no more often than `poll`. A line that is no event is counted,
 /// told with its place, and left out or kept in the stream of `rejects`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -252,6 +252,15 @@ pub(crate) struct Spares {
     pub(crate) ready: Vec<(PathBuf, u64)>,
 }
 
+/// How much of the disk the journal takes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Room {
+    /// Smallest and largest segment.
+    pub(crate) sizes: (u64, u64),
+    /// Free bytes under which publishes are refused.
+    pub(crate) disk_reserve: u64,
+}
+
 /// Writes the journal; owned by the committer.
 #[derive(Debug)]
 pub(crate) struct Journal {
@@ -263,7 +272,7 @@ pub(crate) struct Journal {
     /// What the open segment holds so far.
     pub(crate) footer: Arc<Mutex<Footer>>,
     pub(crate) tip: Tip,
-    pub(crate) sizes: (u64, u64),
+    room: Room,
     write_at: u64,
     salt_seed: fastrand::Rng,
 }
@@ -301,7 +310,7 @@ impl Journal {
         reader: Arc<JournalReader>,
         open: Option<(Arc<Segment>, Footer)>,
         tip: Tip,
-        sizes: (u64, u64),
+        room: Room,
         seed: u64,
     ) -> Result<Self> {
         let mut salt_seed = fastrand::Rng::with_seed(seed);
@@ -309,7 +318,7 @@ impl Journal {
             Some((segment, footer)) => (segment, footer),
             None => {
                 let number = reader.segments.read().last_key_value().map_or(1, |(number, _)| number + 1);
-                let size = segment_size(reader.total_bytes(), sizes);
+                let size = segment_size(reader.total_bytes(), room.sizes);
                 let segment = make_segment(&*disk, &dir, &Spares::default(), number, size, tip, &mut salt_seed)?;
                 reader.segments.write().insert(number, Arc::clone(&segment));
                 (segment, Footer::default())
@@ -324,7 +333,7 @@ impl Journal {
             open,
             footer: Arc::new(Mutex::new(footer)),
             tip,
-            sizes,
+            room,
             write_at,
             salt_seed,
         })
@@ -389,11 +398,11 @@ impl Journal {
     /// With `reserve`, the last spare is used too: that one is kept for settling on a full disk.
     pub(crate) fn roll(&mut self, reserve: bool) -> Result<()> {
         let number = self.open.number + 1;
-        let size = segment_size(self.reader.total_bytes(), self.sizes);
+        let size = segment_size(self.reader.total_bytes(), self.room.sizes);
         let next = {
             let mut spares = self.spares.lock();
             let free = self.disk.free_bytes(&self.dir).unwrap_or(u64::MAX);
-            let roomy = free > limits::DISK_RESERVE_BYTES as u64;
+            let roomy = free > self.room.disk_reserve;
             if !reserve && !roomy && spares.ready.len() < 2 {
                 return Err(Fault::new(
                     FaultKind::Limited,

@@ -22,7 +22,7 @@ use super::{
     checkpoint::{self, Image},
     frame::Record,
     group::Group,
-    journal::{Journal, JournalReader, Tip, io_fault, segment_path},
+    journal::{Journal, JournalReader, Room, Tip, io_fault, segment_path},
     scan::{self, Scanned},
     seen::RunDir,
     segment::{DATA_START, Footer, Header, Lsn, Segment},
@@ -48,6 +48,8 @@ pub(crate) struct Opening {
     pub(crate) owner: u64,
     /// Smallest and largest segment.
     pub(crate) sizes: (u64, u64),
+    /// Free bytes of the disk under which publishes are refused.
+    pub(crate) disk_reserve: u64,
     /// Segments whose header was read from its copy.
     pub(crate) damaged_headers: Mutex<Vec<u64>>,
 }
@@ -143,6 +145,7 @@ impl Opening {
         Arc::new(State {
             disk: Arc::clone(&self.disk),
             dir: self.dir.clone(),
+            disk_reserve: self.disk_reserve,
             clock: self.clock.clone(),
             notices: self.notices.clone(),
             owner: self.owner,
@@ -394,7 +397,8 @@ impl Opening {
         let tip = open.as_ref().map_or(Tip { next_frame: 1, chain: 0, synced_frame: 0 }, |(_, _, tip)| *tip);
         let open = open.map(|(segment, footer, _)| (segment, footer));
         let dir = self.folder(JOURNAL);
-        Journal::resume(Arc::clone(&self.disk), dir, Arc::clone(&state.reader), open, tip, self.sizes, self.owner)
+        let room = Room { sizes: self.sizes, disk_reserve: self.disk_reserve };
+        Journal::resume(Arc::clone(&self.disk), dir, Arc::clone(&state.reader), open, tip, room, self.owner)
     }
 }
 

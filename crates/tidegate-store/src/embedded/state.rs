@@ -76,6 +76,8 @@ impl Registry {
 pub(crate) struct State {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) dir: PathBuf,
+    /// Free bytes of the disk under which publishes are refused.
+    pub(crate) disk_reserve: u64,
     pub(crate) clock: Clock,
     pub(crate) notices: Notices,
     /// Boot-unique number: leases of an earlier life do not match.

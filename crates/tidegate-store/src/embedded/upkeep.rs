@@ -100,10 +100,10 @@ impl Upkeep {
 
     fn guard_disk(&self) {
         let Ok(free) = self.state.disk.free_bytes(&self.state.dir) else { return };
-        let reserve = limits::DISK_RESERVE_BYTES as u64;
+        let reserve = self.state.disk_reserve;
         if free < reserve {
             self.state.refuse(Some(format!("disk of {} is full: {free} bytes free", self.state.dir.display())));
-        } else if self.state.is_refusing.load(Ordering::Acquire) && free > reserve + reserve / 4 {
+        } else if self.state.is_refusing.load(Ordering::Acquire) && free > reserve.saturating_add(reserve / 4) {
             self.state.refuse(None);
         }
     }
@@ -115,7 +115,7 @@ impl Upkeep {
         let size = segment_size(self.state.reader.total_bytes(), self.sizes);
         while self.spares.lock().ready.len() < self.spares_wanted {
             let free = self.state.disk.free_bytes(&dir).unwrap_or(u64::MAX);
-            if free < size + limits::DISK_RESERVE_BYTES as u64 {
+            if free < size.saturating_add(self.state.disk_reserve) {
                 return Ok(());
             }
             self.next_spare += 1;

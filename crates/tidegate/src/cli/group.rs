@@ -133,7 +133,11 @@ impl Group {
                 (name, "scale", json!({ "workers": workers, "reason": because.reason }))
             }
         };
-        cx.ui.record(&cx.node.post(&["v1", "groups", &name, verb], &document).await?);
+        let answer = cx.node.post(&["v1", "groups", &name, verb], &document).await?;
+        match answer.get("group") {
+            Some(group) => cx.ui.list(&answer, std::slice::from_ref(group), COLUMNS),
+            None => cx.ui.record(&answer),
+        }
         Ok(())
     }
 }

@@ -31,7 +31,8 @@ const SLOWEST: &[Column] = &[
 /// Reports.
 #[derive(Debug, Subcommand)]
 pub(super) enum Report {
-    /// How attempts went: how many, how long, the slowest, for each group.
+    /// How attempts went: how many, how long, the slowest, for each group. After a crash of the node its last minute may
+    /// be missing from the figures; what was done is counted by `audit messages`.
     Performance {
         /// Hours, the running one included.
         #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u16).range(1..=168))]

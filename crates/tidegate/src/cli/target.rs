@@ -59,6 +59,7 @@ impl Target {
 }
 
 async fn act(cx: &Asking, name: &str, verb: &str, because: Because) -> Result<(), Failed> {
-    cx.ui.record(&cx.node.post(&["v1", "targets", name, verb], &json!({ "reason": because.reason })).await?);
+    let answer = cx.node.post(&["v1", "targets", name, verb], &json!({ "reason": because.reason })).await?;
+    cx.ui.list(&answer, std::slice::from_ref(&answer["target"]), COLUMNS);
     Ok(())
 }
