@@ -20,7 +20,7 @@ use tidegate_core::{
 
 use super::{
     checkpoint::{self, Image},
-    frame::Record,
+    frame::{self, Record},
     group::Group,
     journal::{Journal, JournalReader, Room, Tip, io_fault, segment_path},
     scan::{self, Scanned},
@@ -92,6 +92,7 @@ impl Opening {
         let numbers = checkpoint::list(&names);
         let (newest, damaged) = checkpoint::newest(&*self.disk, &folder, &numbers)?;
         let mut found = self.find_segments()?;
+        self.drop_unused(&mut found)?;
         let image = match newest {
             Some((_, image)) => image,
             None if found.is_empty() && damaged.is_empty() => self.first_checkpoint(&folder)?,
@@ -248,6 +249,27 @@ impl Opening {
             found.insert(number, Found { segment: Arc::new(segment), header });
         }
         Ok(found)
+    }
+
+    /// Drops a newest segment in which nothing stands while the one before goes on behind its start: the disk was full
+    /// when it was made, its first frame was refused, and smaller ones still fitted where there was room.
+    fn drop_unused(&self, found: &mut BTreeMap<u64, Found>) -> Result<()> {
+        let mut last_two = found.values().rev();
+        let (Some(newest), Some(before)) = (last_two.next(), last_two.next()) else { return Ok(()) };
+        let mut start = [0; frame::START_LEN];
+        let read = newest.segment.file.read_at(&mut start, DATA_START);
+        let count = read.map_err(|error| io_fault("read", &newest.segment.path, error))?;
+        if start[..count].iter().any(|byte| *byte != 0) {
+            return Ok(());
+        }
+        let first = Tip { next_frame: before.header.first_frame, chain: before.header.chain, synced_frame: 0 };
+        let scanned = scan::scan(&before.segment, first, None, &mut |_, _| {})?;
+        if scanned.tip.next_frame > newest.header.first_frame {
+            let path = &newest.segment.path;
+            self.disk.remove(path).map_err(|error| io_fault("remove", path, error))?;
+            found.pop_last();
+        }
+        Ok(())
     }
 
     /// Indexes all segments and replays what the checkpoint does not know. Returns the newest segment as it ended.

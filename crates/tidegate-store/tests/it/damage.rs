@@ -192,3 +192,41 @@ async fn of_a_refused_write_nothing_is_left() {
     let store = open(&disk, &clock).unwrap();
     assert_eq!((shown(&store).await.unwrap(), store.status().damage), (good, Vec::new()));
 }
+
+/// A segment that cannot be made on a full disk may leave its file behind. What is small goes on behind its start in the
+/// segment before, and is acknowledged: it must be there afterwards, however little room there was.
+#[tokio::test]
+async fn a_segment_that_could_not_be_made_hides_nothing() {
+    let clock = clock();
+    let open = |disk: &SimDisk| {
+        Embedded::open(EmbeddedOptions { segment_bytes: (64 << 10, 64 << 10), spares: 1, ..stepped(disk, &clock) })
+    };
+    let (mut hidden, mut acknowledged) = (Vec::new(), 0);
+    for free in (0..4096).step_by(64) {
+        let disk = SimDisk::new(9);
+        let store = open(&disk).unwrap();
+        // The second segment is made of a spare, so that what fits it needs no more of the disk.
+        for number in 1..=2 {
+            store.upkeep().await.unwrap();
+            store.put_state(&format!("large/{number}"), Some(&[1; 40_000])).await.unwrap();
+        }
+        disk.fill(free, None);
+        let refused = store.put_state("large/3", Some(&[2; 40_000])).await.is_err();
+        let kept = store.put_state("small", Some(b"kept")).await.is_ok();
+        acknowledged += u32::from(refused && kept);
+        drop(store);
+        disk.make_room();
+        disk.crash(9);
+        for _ in 0..2 {
+            let store = open(&disk).unwrap();
+            if store.states("small").await.unwrap().is_empty() == kept {
+                hidden.push(free);
+            }
+            store.put_state("more", Some(&[3; 50_000])).await.unwrap();
+            assert_eq!(store.status().damage, [] as [&str; 0], "with {free} bytes free");
+            drop(store);
+        }
+    }
+    assert!(acknowledged > 0, "nothing was acknowledged behind a segment that could not be made");
+    assert!(hidden.is_empty(), "with so many bytes free what was acknowledged is gone: {hidden:?}");
+}
