@@ -1,6 +1,7 @@
 //! The routes of the API: one table of path, role and handler, and the one way from a request to its answer.
 
 pub(crate) mod audit;
+pub(crate) mod blocked;
 pub(crate) mod dlq;
 pub(crate) mod events;
 pub(crate) mod follow;
@@ -137,6 +138,8 @@ routes! {
     Post "/v1/streams/{stream}/schema/check" Operator => schemas::check;
     Get  "/v1/groups" Viewer => groups::list;
     Get  "/v1/groups/{group}" Viewer => groups::show;
+    Get  "/v1/groups/{group}/blocked" Viewer => blocked::list;
+    Post "/v1/groups/{group}/unblock" Operator => blocked::unblock;
     Post "/v1/groups/{group}/claim" Operator => pull::claim;
     Post "/v1/groups/{group}/settle" Operator => pull::settle;
     Post "/v1/groups/{group}/extend" Operator => pull::extend;

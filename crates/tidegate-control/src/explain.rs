@@ -12,6 +12,8 @@ use tidegate_core::{
 use tidegate_engine::{GroupState, GroupView, Running};
 use utoipa::ToSchema;
 
+use crate::awaited::Awaited;
+
 /// Why an event is where it is.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub(crate) struct Reason {
@@ -59,6 +61,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) letter: Option<&'a DeadLetter>,
     /// Position and id of the event that it waits for.
     pub(crate) rival: Option<(Position, String)>,
+    /// The events that must be done before it.
+    pub(crate) awaited: &'a [Awaited],
 }
 
 /// Where an event stands, in a word, and why; the strongest reason first.
@@ -72,6 +76,9 @@ pub(crate) struct Verdict {
 pub(crate) fn explain(facts: &Facts<'_>) -> Verdict {
     let (state, own) = own_reason(facts);
     let mut because: Vec<Reason> = own.into_iter().collect();
+    if let Place::After { waits_for } = &facts.standing.place {
+        because.extend(waits::reasons(facts, waits_for));
+    }
     if matches!(state, "waiting" | "blocked" | "scheduled") {
         because.extend(obstacles(facts));
         if because.is_empty() {
@@ -93,11 +100,12 @@ fn own_reason(facts: &Facts<'_>) -> (&'static str, Option<Reason>) {
         Place::Waiting { held_up: true, .. } => {
             let most = limits::ORDER_LOOKAHEAD_MAX;
             let detail =
-                format!("{most} events wait behind their order keys; the group looks no further until some go");
+                format!("{most} events wait behind order keys or for others; the group looks no further until some go");
             ("waiting", Some(Reason::new("lookahead_full", detail)))
         }
         Place::Waiting { held_up: false, .. } => ("waiting", None),
         Place::Blocked { .. } => ("blocked", Some(blocked(facts))),
+        Place::After { .. } => ("blocked", None),
         Place::Scheduled { until, wait } => ("scheduled", Some(scheduled(facts, *until, *wait))),
         Place::Lent { until } => ("in_flight", Some(lent(facts, *until))),
         Place::Settling => ("in_flight", Some(Reason::new("settling", "what becomes of it is being written"))),
@@ -135,6 +143,23 @@ fn own_reason(facts: &Facts<'_>) -> (&'static str, Option<Reason>) {
             let detail = "it is settled, and nothing that is kept says how: done, or removed by retention";
             ("settled", Some(Reason::new("settled", detail)))
         }
+    }
+}
+
+/// Returns the word for where an event stands.
+pub(crate) fn word(place: &Place) -> &'static str {
+    match place {
+        Place::Absent => "unknown",
+        Place::Foreign => "foreign",
+        Place::Waiting { .. } => "waiting",
+        Place::Blocked { .. } | Place::After { .. } => "blocked",
+        Place::Scheduled { .. } => "scheduled",
+        Place::Lent { .. } | Place::Settling => "in_flight",
+        Place::Done { .. } | Place::Skipped | Place::Duplicate { .. } => "done",
+        Place::Expired => "expired",
+        Place::Dropped => "dropped",
+        Place::Dead { .. } => "dead",
+        Place::Settled => "settled",
     }
 }
 
@@ -297,7 +322,7 @@ fn nothing(facts: &Facts<'_>) -> Reason {
         Place::Waiting { ahead, .. } => ahead,
         Place::Absent | Place::Foreign | Place::Blocked { .. } | Place::Scheduled { .. } | Place::Lent { .. } => 0,
         Place::Settling | Place::Done { .. } | Place::Duplicate { .. } | Place::Expired | Place::Dropped => 0,
-        Place::Dead { .. } | Place::Skipped | Place::Settled => 0,
+        Place::Dead { .. } | Place::Skipped | Place::Settled | Place::After { .. } => 0,
     };
     match ahead {
         0 => Reason::new("next", "nothing holds it back: it is taken next"),
@@ -305,6 +330,8 @@ fn nothing(facts: &Facts<'_>) -> Reason {
         more => Reason::new("queued", format!("{more} events stand before it")),
     }
 }
+
+mod waits;
 
 #[cfg(test)]
 mod tests;

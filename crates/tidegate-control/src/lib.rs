@@ -2,6 +2,7 @@
 
 mod api;
 mod auth;
+mod awaited;
 mod call;
 mod explain;
 mod follow;

@@ -3,6 +3,7 @@
 use bytestring::ByteString;
 use serde::Serialize;
 use tidegate_core::{
+    after::EventName,
     clock::Timestamp,
     delivery::{Attempt, Position},
     event::Event,
@@ -18,6 +19,7 @@ use utoipa::ToSchema;
 
 use crate::{
     api::Api,
+    awaited::Seeker,
     explain::{Facts, Verdict, explain},
     result::Found,
 };
@@ -164,17 +166,33 @@ async fn letter(api: &Api, stream: &StreamName, place: &Place) -> Result<Option<
     }
 }
 
-/// Explains where an event stands in one group: at the newest of its places that is the group's business.
-pub(crate) async fn explain_in(api: &Api, life: &Life, group: &GroupStatus) -> Result<Option<(Position, Verdict)>> {
+/// Finds where an event stands in a group: at the newest of its places that is the group's business.
+pub(crate) async fn stand_in<'a>(
+    api: &Api,
+    life: &'a Life,
+    group: &GroupName,
+    stream: &StreamName,
+) -> Result<Option<(&'a Spot, Standing)>> {
     let mut found: Option<(&Spot, Standing)> = None;
-    for spot in life.spots.iter().filter(|spot| spot.stream == group.stream) {
-        let standing = api.store.standing(&group.name, spot.position).await?;
+    for spot in life.spots.iter().filter(|spot| spot.stream == *stream) {
+        let standing = api.store.standing(group, spot.position).await?;
         let is_foreign = matches!(standing.place, Place::Foreign | Place::Absent);
         if found.is_none() || !is_foreign {
             found = Some((spot, standing));
         }
     }
-    let Some((spot, standing)) = found else { return Ok(None) };
+    Ok(found)
+}
+
+/// Explains where an event stands in one group.
+pub(crate) async fn explain_in(api: &Api, life: &Life, group: &GroupStatus) -> Result<Option<(Position, Verdict)>> {
+    let Some((spot, standing)) = stand_in(api, life, &group.name, &group.stream).await? else { return Ok(None) };
+    let awaited = match (&standing.place, &spot.event) {
+        (Place::After { waits_for }, Some(event)) => {
+            Seeker::new(api, &group.name, &group.stream).seek_all(&EventName::from(event), waits_for).await?
+        }
+        _ => Vec::new(),
+    };
     // A group that this node does not run is known to the store only.
     let view: Option<GroupView> = api.groups.view(&group.name).await.ok();
     let target = view.as_ref().and_then(|view| view.target.as_ref());
@@ -194,6 +212,7 @@ pub(crate) async fn explain_in(api: &Api, life: &Life, group: &GroupStatus) -> R
         stuck_since: late.map(|progress| progress.at),
         letter: letter(api, &group.stream, &standing.place).await?.as_ref(),
         rival: rival(api, &group.stream, &standing.place).await?,
+        awaited: &awaited,
         standing: &standing,
     });
     Ok(Some((spot.position, verdict)))
@@ -205,7 +224,7 @@ async fn rival(api: &Api, stream: &StreamName, place: &Place) -> Result<Option<(
         Place::Scheduled { wait: Wait::Twin(twin), .. } => Some(*twin),
         Place::Absent | Place::Foreign | Place::Waiting { .. } | Place::Scheduled { .. } | Place::Lent { .. } => None,
         Place::Settling | Place::Done { .. } | Place::Duplicate { .. } | Place::Expired | Place::Dropped => None,
-        Place::Dead { .. } | Place::Skipped | Place::Settled => None,
+        Place::Dead { .. } | Place::Skipped | Place::Settled | Place::After { .. } => None,
     };
     let Some(position) = position else { return Ok(None) };
     let read = api.store.read(stream, position, 1).await?.items.into_iter().next();
@@ -218,7 +237,7 @@ async fn rival(api: &Api, stream: &StreamName, place: &Place) -> Result<Option<(
 pub(crate) struct Happening {
     #[schema(value_type = String, format = DateTime)]
     pub(crate) at: Timestamp,
-    /// `accepted`, `sent_back`, `lent`, `attempt_failed`, `put_off`, `done`, `duplicate`, `skipped`, `expired`, `dropped`, `dead`,
+    /// `accepted`, `sent_back`, `lent`, `attempt_failed`, `put_off`, `unblocked`, `done`, `duplicate`, `skipped`, `expired`, `dropped`, `dead`,
     /// `result_kept`, `reprocessed`, `resolved` or `discarded`.
     pub(crate) what: &'static str,
     pub(crate) group: Option<String>,
@@ -297,6 +316,10 @@ fn happened(at: Timestamp, step: &StepKind) -> Vec<Happening> {
         StepKind::Expired => one("expired", "its expirytime had passed".to_owned()),
         StepKind::Foreign => Vec::new(),
         StepKind::Dropped => one("dropped", "by the retention of the stream or by damage".to_owned()),
+        StepKind::Unblocked { by, reason } => {
+            let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+            one("unblocked", format!("it waits for no other event any more, as {by} asked{why}"))
+        }
         StepKind::PutOff { until, attempts, attempt } => {
             let mut both: Vec<_> = attempt.iter().map(|attempt| failed(attempt, Some(*attempts))).collect();
             both.push(happening(at, "put_off", None, format!("until {until}")));
@@ -322,7 +345,8 @@ fn remembered(standing: &Standing, letter: Option<&DeadLetter>, has: &impl Fn(&s
             more.push(happening(*at, "dead", None, format!("dead letter {id}")));
         }
         Place::Done { .. } | Place::Dead { .. } | Place::Absent | Place::Foreign | Place::Waiting { .. } => {}
-        Place::Blocked { .. } | Place::Scheduled { .. } | Place::Lent { .. } | Place::Settling => {}
+        Place::Blocked { .. } | Place::After { .. } | Place::Scheduled { .. } => {}
+        Place::Lent { .. } | Place::Settling => {}
         Place::Duplicate { .. } | Place::Skipped | Place::Expired | Place::Dropped | Place::Settled => {}
     }
     if let Some((letter, change)) = letter.and_then(|letter| Some((letter, letter.changed.as_ref()?))) {

@@ -10,8 +10,8 @@ use utoipa::{
 
 use crate::{
     api::{
-        ROUTES, Verb, audit, dlq, events, follow, groups, ledger, look, modules, node, pull, replay, results, schemas,
-        steer, streams, targets, upstreams,
+        ROUTES, Verb, audit, blocked, dlq, events, follow, groups, ledger, look, modules, node, pull, replay, results,
+        schemas, steer, streams, targets, upstreams,
     },
     problem::{PROBLEM_JSON, ProblemDocument},
 };
@@ -25,7 +25,7 @@ use crate::{
     ),
     paths(
         streams::list, streams::show, streams::read, streams::publish, schemas::show, schemas::check,
-        groups::list, groups::show, groups::pause, groups::resume, groups::scale,
+        groups::list, groups::show, blocked::list, blocked::unblock, groups::pause, groups::resume, groups::scale,
         steer::seek, replay::replay, steer::drain, steer::remove, steer::drain_node, steer::pause_intake, steer::resume_intake,
         pull::claim, pull::settle, pull::extend,
         targets::list, targets::show, targets::trip, targets::reset, targets::limit,

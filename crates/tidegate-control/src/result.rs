@@ -211,7 +211,7 @@ impl Found {
             let open = |state| Ok(Look::Open { state, until: None });
             return match place {
                 Place::Waiting { .. } => open("waiting"),
-                Place::Blocked { .. } => open("blocked"),
+                Place::Blocked { .. } | Place::After { .. } => open("blocked"),
                 Place::Scheduled { until, .. } => Ok(Look::Open { state: "scheduled", until: Some(until) }),
                 Place::Lent { .. } | Place::Settling => open("in_flight"),
                 Place::Done { .. } | Place::Duplicate { .. } | Place::Settled => self.done(api).await,

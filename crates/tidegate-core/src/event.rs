@@ -260,6 +260,7 @@ impl Event {
                 "attribute {TIMEOUT:?}: {given:?} is not a duration of more than zero such as \"500ms\", \"30s\" or \"5m\""
             )));
         }
+        crate::after::names(self)?;
         if self.extensions.len() > limits::EXTENSIONS_MAX {
             return Err(Fault::invalid(format!("more than {} extension attributes", limits::EXTENSIONS_MAX)));
         }

@@ -1,5 +1,6 @@
 //! Words and laws of Tidegate. Opens no socket and no file, and reads no clock but through [`clock::Clock`].
 
+pub mod after;
 pub mod clock;
 pub mod cloudevents;
 pub mod config;

@@ -88,6 +88,8 @@ notices! {
     LeaseLost = "lease.lost" { group: GroupName, count: u64 }
     /// A delivery was buried in the dead letters.
     DeadLettered = "message.parked" { stream: StreamName, group: GroupName, event: ByteString, class: FaultClass, message: String, attempts: u32 }
+    /// A delivery that waited for other events was let go, or buried, by hand.
+    Unblocked = "group.unblocked" { group: GroupName, event: ByteString, position: Position, rejected: bool, by: String, reason: String }
     /// Dead letters changed their state by an operator's action.
     DeadMoved = "dlq.moved" { stream: StreamName, action: &'static str, count: u64, by: String, reason: String }
     /// What became of dead letters that somebody asked to reprocess.

@@ -11,11 +11,12 @@ use async_trait::async_trait;
 use bytestring::ByteString;
 
 use crate::{
+    after::EventName,
     clock::Timestamp,
     dedupe::DedupeKey,
     delivery::{Delivery, LeaseToken, Position, SettleStatus, Settled},
     event::Event,
-    fault::Result,
+    fault::{Failure, Result},
     names::{GroupName, StreamName},
     order::OrderBy,
     seek::{Rehearsal, SeekTo, Sought},
@@ -134,13 +135,16 @@ pub struct GroupSpec {
     pub on_failure: OnFailure,
     /// How long the ledger remembers what is done; none = no ledger.
     pub ledger: Option<Duration>,
+    /// Whether an event waits until those that its attribute [`AFTER`](crate::after::AFTER) names are done in this group.
+    /// The ledger says what is done: without one, nobody waits.
+    pub after: bool,
     /// Whether each claim is made durable before it is handed out, so that a handler that kills the process is counted.
     pub mark_claims: bool,
 }
 
 impl GroupSpec {
-    /// A group from the oldest event on, without order, that remembers for seven days what it has done. `mark_claims`
-    /// is on, as a handler in this process needs it.
+    /// A group from the oldest event on, without order, that remembers for seven days what it has done, and in which events
+    /// wait for those that they name. `mark_claims` is on, as a handler in this process needs it.
     pub fn new(name: GroupName, stream: StreamName) -> Self {
         Self {
             name,
@@ -150,6 +154,7 @@ impl GroupSpec {
             order_by: None,
             on_failure: OnFailure::Skip,
             ledger: Some(Duration::from_secs(7 * 86_400)),
+            after: true,
             mark_claims: true,
         }
     }
@@ -168,6 +173,8 @@ pub struct Promises {
     pub wakes: bool,
     /// State survives the end of the process.
     pub durable: bool,
+    /// Events wait for others where their group says so ([`GroupSpec::after`]); otherwise `after` holds nobody back.
+    pub dependencies: bool,
     /// The loss window in words, for the operator.
     pub loss_window: String,
     /// The window in which an effect may be repeated, in words.
@@ -279,8 +286,10 @@ pub struct GroupStatus {
     pub duplicates: u64,
     /// Of those done, settled without an attempt because the group's stages did not let them through.
     pub skipped: u64,
-    /// May run now, or waits behind its order key.
+    /// May run now, or waits behind its order key or for other events to be done.
     pub waiting: u64,
+    /// Of those, what waits for other events to be done.
+    pub blocked: u64,
     /// Of those, not looked at yet: from `next` on.
     pub unseen: u64,
     /// Waits for a time.
@@ -297,6 +306,8 @@ pub struct GroupStatus {
     pub dropped: u64,
     /// Age of the oldest event that may run now.
     pub oldest_waiting: Option<Duration>,
+    /// Age of the oldest event that waits for others to be done.
+    pub oldest_blocked: Option<Duration>,
     /// Order keys whose next delivery waits behind a busy or failed one.
     pub blocked_keys: u64,
     /// Leases lost since the start of the process: settles that came too late and leases that ran out.
@@ -330,6 +341,44 @@ pub struct LedgerEntry {
     pub position: Position,
     /// When it was done; of several times the last one.
     pub at: Timestamp,
+}
+
+/// A delivery that waits for other events to be done.
+#[derive(Debug, Clone)]
+pub struct Blocked {
+    /// The event.
+    pub stored: Stored,
+    /// Those of the events that it names that are not done.
+    pub waits_for: Vec<EventName>,
+}
+
+/// What somebody wants of deliveries that wait for other events.
+#[derive(Debug, Clone)]
+pub struct Unblock {
+    /// The group.
+    pub group: GroupName,
+    /// Where they stand; at most [`DEAD_STEP_MAX`](crate::limits::DEAD_STEP_MAX).
+    pub positions: Vec<Position>,
+    /// What becomes of them.
+    pub how: UnblockHow,
+    /// Who wants it.
+    pub by: ByteString,
+    /// Why.
+    pub reason: ByteString,
+}
+
+/// What becomes of deliveries that wait for other events.
+#[derive(Debug, Clone, PartialEq)]
+pub enum UnblockHow {
+    /// They wait no longer.
+    Run,
+    /// Into the dead letters.
+    Bury {
+        /// What the dead letter says.
+        failure: Failure,
+        /// Fingerprint of the configuration in force.
+        config: ByteString,
+    },
 }
 
 /// State of the engine, for health and metrics.
@@ -410,6 +459,19 @@ pub trait Broker: Send + Sync {
 
     /// Settles deliveries in one commit; returns when it is durable, in input order.
     async fn settle(&self, settled: Vec<Settled>) -> Result<Vec<SettleStatus>>;
+
+    /// Lists deliveries that wait for other events, oldest first, from a position on. Those that the group has not looked
+    /// at since the store was opened are not among them.
+    async fn blocked(&self, group: &GroupName, from: Position, max: usize) -> Result<Page<Blocked>> {
+        let _ = (group, from, max);
+        Ok(Page { items: Vec::new(), next: None })
+    }
+
+    /// Lets deliveries go, or buries them, that wait for other events, in one commit; false for each that does not wait
+    /// for any. Who was let go does not wait again, whatever becomes of it.
+    async fn unblock(&self, ask: &Unblock) -> Result<Vec<bool>> {
+        Ok(vec![false; ask.positions.len()])
+    }
 
     /// Returns when the group may have work, at the latest at `until`. A hint: polling is the truth.
     async fn wait(&self, group: &GroupName, until: Timestamp);

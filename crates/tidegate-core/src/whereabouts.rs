@@ -5,6 +5,7 @@
 use bytestring::ByteString;
 
 use crate::{
+    after::EventName,
     clock::Timestamp,
     delivery::{Attempt, Position},
     fault::FaultClass,
@@ -84,6 +85,11 @@ pub enum Place {
     Blocked {
         /// The event that has the key, or is next to get it.
         by: Option<Position>,
+    },
+    /// It waits until other events are done.
+    After {
+        /// Those that are not.
+        waits_for: Vec<EventName>,
     },
     /// It waits for a time.
     Scheduled {
@@ -178,6 +184,13 @@ pub enum StepKind {
     Skipped,
     /// It was removed before it was settled.
     Dropped,
+    /// Somebody let it go, so that it waits for no other event.
+    Unblocked {
+        /// Who.
+        by: ByteString,
+        /// Why.
+        reason: ByteString,
+    },
     /// It waits for a time.
     PutOff {
         /// When it is due.
@@ -211,7 +224,7 @@ impl StepKind {
             | Self::Skipped
             | Self::Dropped
             | Self::Dead { .. } => true,
-            Self::Lent | Self::PutOff { .. } => false,
+            Self::Lent | Self::Unblocked { .. } | Self::PutOff { .. } => false,
         }
     }
 }

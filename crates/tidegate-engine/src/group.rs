@@ -20,6 +20,7 @@ mod results;
 mod settle;
 mod sift;
 mod steer;
+mod unblock;
 mod view;
 mod worker;
 
@@ -66,6 +67,7 @@ pub use self::{
     pull::PullStatus,
     results::Keeper,
     steer::{Drain, Pace, SeekAsk},
+    unblock::UnblockAsk,
     view::{Glance, GroupState, GroupView, Running},
 };
 use crate::supervisor::Supervisor;

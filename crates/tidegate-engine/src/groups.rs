@@ -18,7 +18,7 @@ use tidegate_core::{
 use crate::{
     group::{
         self, Glance, Group, GroupParts, GroupPolicy, GroupView, Keeper, Model, Pace, Pause, PullStatus, Running,
-        SeekAsk,
+        SeekAsk, UnblockAsk,
     },
     supervisor::Supervisor,
 };
@@ -195,6 +195,11 @@ impl Groups {
     /// Moves a group to another place in its stream, durably, once what is in flight is finished.
     pub async fn seek(&self, name: &GroupName, to: Position, ask: &SeekAsk) -> Result<Sought> {
         self.get(name)?.seek(to, ask).await
+    }
+
+    /// Lets deliveries go that wait for other events, or buries them; false for each that does not wait.
+    pub async fn unblock(&self, name: &GroupName, ask: &UnblockAsk) -> Result<Vec<bool>> {
+        self.get(name)?.unblock(ask).await
     }
 
     /// Lets a group finish what is there now, at most until a time, and pause then; durably.

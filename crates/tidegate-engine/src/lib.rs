@@ -16,7 +16,10 @@ mod watermark;
 
 pub use self::{
     desk::{Became, DESK_NAMES, Desk, JobAsk, JobProgress, JobState, JobVerb, JobView, Patch, dead_scope},
-    group::{Drain, Glance, GroupPolicy, GroupState, GroupView, Keeper, Pace, Pause, PullStatus, Running, SeekAsk},
+    group::{
+        Drain, Glance, GroupPolicy, GroupState, GroupView, Keeper, Pace, Pause, PullStatus, Running, SeekAsk,
+        UnblockAsk,
+    },
     groups::Groups,
     keeper::GuardKeeper,
     modules::{Direction, Entrance, ModuleState, ModuleView, Modules},

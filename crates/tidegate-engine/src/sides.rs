@@ -251,7 +251,8 @@ impl Inner {
         };
         let (start, end) = (Start::At(kept.ask.from), Some(kept.ask.before));
         let stream = of.spec.stream;
-        let spec = GroupSpec { name: name.clone(), stream: stream.clone(), start, end, ..with.spec };
+        // What its events wait for may lie outside of the range, and was done when it was their turn.
+        let spec = GroupSpec { name: name.clone(), stream: stream.clone(), start, end, after: false, ..with.spec };
         let stages = with.policy.stages.with_schema_of(&of.policy.stages);
         // A stream of results would outlive it, and those of its model stay as they are.
         let policy = GroupPolicy { name: name.clone(), stream, stages, results: None, ..with.policy };

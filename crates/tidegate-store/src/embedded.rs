@@ -4,6 +4,7 @@
 //! `group`, `dead` and `seen` are what is known in memory; `commit` is the one way in, `state` the one way records
 //! change what is known; `upkeep` cleans behind. The format is described in `docs/store-format.md`.
 
+mod after;
 mod body;
 mod broker;
 mod check;

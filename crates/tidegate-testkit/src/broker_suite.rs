@@ -3,6 +3,7 @@
 //! A case gets a fresh engine and speaks to it through [`Audited`], which checks the accounting of every group after
 //! every step. Cases that ask for a promise the engine does not make are skipped by name.
 
+mod after;
 mod append;
 mod audited;
 mod case;
@@ -43,6 +44,10 @@ enum Needs {
     OrderAndDurable,
     AtomicSettle,
     Wakes,
+    After,
+    AfterAndDurable,
+    AfterAndOrder,
+    AfterAndWakes,
 }
 
 impl Needs {
@@ -54,6 +59,10 @@ impl Needs {
             Self::OrderAndDurable => promises.ordered_by_key && promises.durable,
             Self::AtomicSettle => promises.atomic_settle,
             Self::Wakes => promises.wakes,
+            Self::After => promises.dependencies,
+            Self::AfterAndDurable => promises.dependencies && promises.durable,
+            Self::AfterAndOrder => promises.dependencies && promises.ordered_by_key,
+            Self::AfterAndWakes => promises.dependencies && promises.wakes,
         }
     }
 }
@@ -108,6 +117,20 @@ cases! {
         block_holds_the_key_until_the_failed_one_is_done: Order, block_ends_when_the_failed_one_is_dead: Order,
         a_later_event_and_a_failed_one_do_not_lock_each_other: Order, who_leaves_the_line_lets_the_next_go: Order, a_busy_key_does_not_hide_the_others: Order, order_outlives_a_restart: OrderAndDurable,
         groups_have_their_own_order: Order, order_holds_in_a_crowd: Order,
+    }
+    after {
+        an_event_waits_until_the_one_it_names_is_done: After, of_several_all_must_be_done: After,
+        what_is_done_already_holds_nobody_back: After, an_event_may_name_one_that_comes_later: After,
+        an_event_of_another_source_is_named_with_it: After, a_dead_one_holds_back_until_it_is_done: After,
+        who_is_let_go_waits_no_more: After, who_is_rejected_is_a_dead_letter: After,
+        what_nobody_has_looked_at_is_let_go_too: After, who_was_tried_waits_no_more: After,
+        what_is_skipped_holds_nobody_back: After, a_skip_does_not_undo_what_is_done: After, what_waits_survives: AfterAndDurable,
+        what_waits_can_be_let_go_after_a_restart: AfterAndDurable, those_that_wait_for_each_other_stay: After,
+        what_waits_too_long_expires: After, what_the_ledger_forgot_is_waited_for: After,
+        nobody_waits_where_the_group_does_not_want_it: After, each_group_does_its_own: After,
+        a_group_that_goes_back_waits_anew: After, who_waits_is_woken: AfterAndWakes,
+        many_that_wait_do_not_hide_the_others: After, what_waits_is_not_removed: After,
+        what_waits_stands_in_its_line_as_a_failed_one: AfterAndOrder,
     }
     ledger {
         a_repeated_event_is_not_lent_again, a_repeat_that_waits_while_the_first_runs,

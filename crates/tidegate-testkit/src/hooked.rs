@@ -14,9 +14,9 @@ use tidegate_core::{
     names::{GroupName, StreamName},
     seek::{Rehearsal, SeekTo, Sought},
     store::{
-        Appended, Broker, Claim, Claimed, DeadEntry, DeadImport, DeadLetter, DeadLetters, DeadQuery, DeadReport,
-        DeadStep, DeadStepStatus, GroupSpec, GroupStatus, Ledger, LedgerEntry, LedgerStatus, Page, Promises, Store,
-        StoreStatus, Stored, StreamSpec, StreamStatus,
+        Appended, Blocked, Broker, Claim, Claimed, DeadEntry, DeadImport, DeadLetter, DeadLetters, DeadQuery,
+        DeadReport, DeadStep, DeadStepStatus, GroupSpec, GroupStatus, Ledger, LedgerEntry, LedgerStatus, Page,
+        Promises, Store, StoreStatus, Stored, StreamSpec, StreamStatus, Unblock,
     },
     whereabouts::{Find, Finding, Standing, Steps},
 };
@@ -140,6 +140,14 @@ impl Broker for Hooked {
     async fn settle(&self, settled: Vec<Settled>) -> Result<Vec<SettleStatus>> {
         self.hooks.before(Verb::Settle)?;
         self.inner.settle(settled).await
+    }
+
+    async fn blocked(&self, group: &GroupName, from: Position, max: usize) -> Result<Page<Blocked>> {
+        self.inner.blocked(group, from, max).await
+    }
+
+    async fn unblock(&self, ask: &Unblock) -> Result<Vec<bool>> {
+        self.inner.unblock(ask).await
     }
 
     async fn wait(&self, group: &GroupName, until: Timestamp) {

@@ -1,6 +1,7 @@
 //! The command line: nouns and verbs, one file for each noun.
 
 mod audit;
+mod blocked;
 mod check;
 mod completions;
 mod config;

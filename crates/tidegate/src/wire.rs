@@ -285,7 +285,8 @@ async fn open_sources(config: &Config, groups: &Groups, modules: &Modules, cx: &
             }),
             OpenSource::Forwards { from, handler } => {
                 let group = GroupName::new(&forwarder(name))?;
-                let spec = GroupSpec::new(group.clone(), from.clone());
+                // What is passed on is not worked on: whoever works on it there waits for the others.
+                let spec = GroupSpec { after: false, ..GroupSpec::new(group.clone(), from.clone()) };
                 groups.add(&spec, GroupPolicy::new(group.clone(), from), Some(handler as Arc<dyn Handler>)).await?;
                 modules.add_forwarder(name, source.kind(), source.to(), &group).await?;
             }

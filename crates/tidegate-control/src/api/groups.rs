@@ -51,8 +51,10 @@ pub(crate) struct Group {
     next: String,
     /// Events accepted since its start, or since the place that it was moved to.
     accepted: u64,
-    /// May run now, or waits behind its order key.
+    /// May run now, or waits behind its order key or for other events to be done.
     waiting: u64,
+    /// Of those, what waits for other events to be done.
+    blocked: u64,
     /// Waits for a time.
     scheduled: u64,
     /// Lent to a worker.
@@ -73,6 +75,8 @@ pub(crate) struct Group {
     leases_lost: u64,
     /// Age of the oldest event that may run now; 0 when there is none.
     oldest_waiting_age_seconds: f64,
+    /// Age of the oldest event that waits for others to be done; 0 when there is none.
+    oldest_blocked_age_seconds: f64,
     /// Order keys whose next delivery waits behind a busy or failed one.
     blocked_keys: u64,
     /// Why it does not claim, at somebody's wish.
@@ -185,6 +189,8 @@ pub(crate) struct Policy {
     /// How long the ledger remembers what is done.
     #[schema(example = "30d")]
     ledger: Option<String>,
+    /// Whether events wait for those that their `after` names: `wait` or `ignore`.
+    after: &'static str,
     /// What stands between the stream and the handler, in order.
     #[schema(example = json!(["where type == \"order.placed\""]))]
     stages: Vec<String>,
@@ -217,6 +223,7 @@ impl Group {
             next: status.next.to_string(),
             accepted: status.accepted,
             waiting: status.waiting,
+            blocked: status.blocked,
             scheduled: status.scheduled,
             in_flight: status.in_flight,
             done: status.done,
@@ -227,6 +234,7 @@ impl Group {
             dropped: status.dropped,
             leases_lost: status.leases_lost,
             oldest_waiting_age_seconds: status.oldest_waiting.unwrap_or_default().as_secs_f64(),
+            oldest_blocked_age_seconds: status.oldest_blocked.unwrap_or_default().as_secs_f64(),
             blocked_keys: status.blocked_keys,
             paused: view.glance.paused.map(|pause| Paused {
                 by: pause.by,
@@ -265,6 +273,7 @@ impl Group {
                     OnFailure::Block => "block",
                 },
                 ledger: view.spec.ledger.map(duration_text),
+                after: if view.spec.after && view.spec.ledger.is_some() { "wait" } else { "ignore" },
                 stages: view.policy.stages.words(),
             },
         }

@@ -172,6 +172,8 @@ pub(crate) struct TopGroup {
     out_per_second: f64,
     /// Events that may run now.
     depth: u64,
+    /// Events that wait for others to be done.
+    blocked: u64,
     scheduled: u64,
     in_flight: u64,
     dead: u64,
@@ -233,7 +235,8 @@ pub(crate) async fn top(call: Call) -> Result<Response, Problem> {
             state: glance.state.as_str(),
             in_per_second,
             out_per_second,
-            depth: status.waiting,
+            depth: status.waiting - status.blocked,
+            blocked: status.blocked,
             scheduled: status.scheduled,
             in_flight: status.in_flight,
             dead: status.dead,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tidegate_core::{
+    after::EventName,
     decide::RetryPolicy,
     delivery::Attempt,
     event::Event,
@@ -14,6 +15,7 @@ use tidegate_core::{
 use tidegate_engine::{Drain, Glance, GroupPolicy, Pace, Pause};
 
 use super::*;
+use crate::awaited::AwaitedState;
 
 const NOW: Timestamp = Timestamp::from_millis(1_000_000);
 const BEFORE: Timestamp = Timestamp::from_millis(900_000);
@@ -42,6 +44,8 @@ fn group() -> GroupView {
         parked: 0,
         expired: 0,
         dropped: 0,
+        blocked: 0,
+        oldest_blocked: None,
         oldest_waiting: None,
         blocked_keys: 0,
         leases_lost: 0,
@@ -53,7 +57,8 @@ fn group() -> GroupView {
         end: None,
         order_by: None,
         on_failure: OnFailure::Skip,
-        ledger: None,
+        ledger: Some(Duration::from_secs(7 * 86_400)),
+        after: true,
         mark_claims: false,
     };
     let (timeout, lease) = (Duration::from_secs(30), Duration::from_secs(60));
@@ -152,6 +157,7 @@ struct World {
     busiest: Option<Running>,
     stuck_since: Option<Timestamp>,
     letter: Option<DeadLetter>,
+    awaited: Vec<Awaited>,
 }
 
 fn judged(change: impl FnOnce(&mut World)) -> Verdict {
@@ -164,6 +170,7 @@ fn judged(change: impl FnOnce(&mut World)) -> Verdict {
         busiest: None,
         stuck_since: None,
         letter: None,
+        awaited: Vec::new(),
     };
     change(&mut world);
     explain(&Facts {
@@ -177,6 +184,7 @@ fn judged(change: impl FnOnce(&mut World)) -> Verdict {
         stuck_since: world.stuck_since,
         letter: world.letter.as_ref(),
         rival: Some((AT, "first".to_owned())),
+        awaited: &world.awaited,
     })
 }
 
@@ -194,6 +202,45 @@ fn check(expect: Expect, change: impl FnOnce(&mut World)) {
 
 fn of(world: &mut World) -> &mut GroupView {
     world.group.as_mut().unwrap()
+}
+
+#[test]
+fn what_an_event_waits_for_is_named_with_where_it_stands() {
+    let named = |id: &str| EventName { source: "/jobs".into(), id: id.to_owned().into() };
+    let waits = |state: AwaitedState| {
+        move |world: &mut World| {
+            world.standing = Place::After { waits_for: vec![named("a")] }.into();
+            world.awaited = vec![Awaited { name: named("a"), state }];
+        }
+    };
+    let open = AwaitedState::Open { position: AT, word: "in_flight" };
+    check(("blocked", "after_open", None, None, "event a of /jobs at position 7, which is in flight"), waits(open));
+    let unknown = AwaitedState::Unknown { whole: true };
+    check(("blocked", "after_unknown", None, None, "has not come, or the ledger of 7d"), waits(unknown));
+    let far = AwaitedState::Unknown { whole: false };
+    check(("blocked", "after_unknown", None, None, "was not found"), waits(far));
+    let dead = |state| AwaitedState::Dead { letter: AT, state, at: BEFORE };
+    let parked = waits(dead(DeadState::Parked));
+    check(("blocked", "after_dead", Some(BEFORE), None, "dead letter 7, parked: reprocess that"), parked);
+    let resolved = waits(dead(DeadState::Resolved));
+    check(("blocked", "after_dead", Some(BEFORE), None, "resolved: let this one go"), resolved);
+    let expired = waits(AwaitedState::Ended { word: "expired" });
+    check(("blocked", "after_ended", None, None, "expired before it was done"), expired);
+    let circle = waits(AwaitedState::Circle { by: vec![named("b"), named("c")] });
+    check(("blocked", "after_circle", None, None, "waits for this one by way of b, c"), circle);
+    check(("blocked", "after_open", None, None, "done now"), waits(AwaitedState::Done));
+    check(("blocked", "after_open", None, None, "not looked for"), waits(AwaitedState::NotSought));
+    let many = judged(|world| {
+        let names: Vec<EventName> = (0..10).map(|number| named(&number.to_string())).collect();
+        let state = |at| if at == 9 { dead(DeadState::Parked) } else { AwaitedState::Unknown { whole: true } };
+        world.awaited =
+            names.iter().enumerate().map(|(at, name)| Awaited { name: name.clone(), state: state(at) }).collect();
+        world.standing = Place::After { waits_for: names }.into();
+        world.group.as_mut().unwrap().glance.busy = 4;
+    });
+    let words: Vec<&str> = many.because.iter().map(|reason| reason.reason).collect();
+    assert_eq!((words[0], words.len()), ("after_dead", 10), "what lasts comes first: {words:?}");
+    assert_eq!(words[8..], ["after_more", "workers_busy"], "and what would hold it back then");
 }
 
 #[test]

@@ -60,6 +60,8 @@ catalogue! {
     STREAM_OVERDUE: Gauge "tidegate_stream_overdue" ["stream"] "Events beyond the bounds of retention that stay because a group has not looked at them.";
     INTAKE_PAUSED: Gauge "tidegate_intake_paused" [] "1 while no events are taken from sources that can refuse.";
     GROUP_OLDEST_WAITING: Gauge "tidegate_group_oldest_waiting_age_seconds" ["group"] "Age of the oldest event that may run now; 0 when there is none.";
+    GROUP_BLOCKED: Gauge "tidegate_group_blocked" ["group"] "Events of a group that wait for others to be done; they count as waiting too.";
+    GROUP_OLDEST_BLOCKED: Gauge "tidegate_group_oldest_blocked_age_seconds" ["group"] "Age of the oldest event that waits for others to be done; 0 when there is none.";
     QUEUE_LATENCY: Histogram "tidegate_queue_latency_seconds" ["group"] "Time from accept, or from when it was due, to the start of the handler.";
     HANDLER_DURATION: Histogram "tidegate_handler_duration_seconds" ["group"] "Time that handlers took.";
     DEAD_LETTERS: Gauge "tidegate_dead_letters" ["stream", "group"] "Dead letters that wait for somebody.";

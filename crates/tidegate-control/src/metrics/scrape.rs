@@ -94,6 +94,14 @@ fn groups(groups: &[GroupStatus], page: &mut Page) {
     for group in groups {
         family.sample(&[group.name.as_str()], group.oldest_waiting.unwrap_or_default().as_secs_f64());
     }
+    let mut family = page.family(&catalogue::GROUP_BLOCKED);
+    for group in groups {
+        family.sample(&[group.name.as_str()], group.blocked);
+    }
+    let mut family = page.family(&catalogue::GROUP_OLDEST_BLOCKED);
+    for group in groups {
+        family.sample(&[group.name.as_str()], group.oldest_blocked.unwrap_or_default().as_secs_f64());
+    }
     let mut family = page.family(&catalogue::LEASES_LOST);
     for group in groups {
         family.sample(&[group.name.as_str()], group.leases_lost);

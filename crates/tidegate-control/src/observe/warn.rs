@@ -84,10 +84,12 @@ impl Warner {
         for (name, status) in now.groups.iter().filter(|(name, _)| !now.sides.contains(*name)) {
             let waited = now.counted_since(before, name).latency.quantile(0.95).unwrap_or(0.0);
             let latency = Duration::from_secs_f64(waited).max(status.oldest_waiting.unwrap_or_default());
-            let wrong = latency >= policy.queue_latency || status.waiting >= policy.queue_depth;
+            // What waits for other events is no queue: no worker could take it.
+            let depth = status.waiting - status.blocked;
+            let wrong = latency >= policy.queue_latency || depth >= policy.queue_depth;
             if self.is_due(format!("queue/{name}"), wrong, now.at, policy.again) {
                 let (group, queue) = (name.clone(), status.stream.clone());
-                told.push(Notice::QueueLate { group, queue, latency, depth: status.waiting });
+                told.push(Notice::QueueLate { group, queue, latency, depth });
             }
         }
     }

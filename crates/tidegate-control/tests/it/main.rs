@@ -3,6 +3,7 @@
 
 mod ailing;
 mod auth;
+mod blocked;
 mod client;
 mod dlq;
 mod events;

@@ -76,6 +76,7 @@ pub(crate) fn group(name: &str, stream: &str) -> (GroupSpec, GroupPolicy) {
         order_by: None,
         on_failure: OnFailure::Skip,
         ledger: Some(Duration::from_secs(86_400)),
+        after: true,
         mark_claims: false,
     };
     let policy = GroupPolicy {

@@ -204,7 +204,15 @@ async fn what_an_event_asks_for_is_checked() {
         event[name] = value;
         event
     };
-    for (name, value) in [("timeout", json!("soon")), ("timeout", json!(30)), ("timeout", json!("0s"))] {
+    let wrong = [
+        ("timeout", json!("soon")),
+        ("timeout", json!(30)),
+        ("timeout", json!("0s")),
+        ("after", json!("b,,c")),
+        ("after", json!("a")),
+        ("after", json!(true)),
+    ];
+    for (name, value) in wrong {
         let batch = json!([event("good"), with(name, value)]).to_string();
         let answer = publish(&node, &[("content-type", "application/cloudevents-batch+json")], batch).await;
         let problem = answer.problem(400, "invalid");

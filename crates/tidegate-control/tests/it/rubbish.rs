@@ -30,6 +30,7 @@ const HEADERS: &[&str] = &[
     "ce-expirytime",
     "ce-partitionkey",
     "ce-timeout",
+    "ce-after",
     "ce-Strange-Name",
     "idempotency-key",
     "traceparent",

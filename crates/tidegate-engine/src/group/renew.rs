@@ -89,8 +89,8 @@ impl Service for Resumer {
             };
             tokio::select! {
                 drained = drained => {
-                    let (drain, left) = drained?;
-                    self.0.end_drain(drain, left).await?;
+                    let (drain, drained) = drained?;
+                    self.0.end_drain(drain, drained).await?;
                 }
                 () = due => self.0.end_pause().await?,
                 _ = desired.changed() => {}

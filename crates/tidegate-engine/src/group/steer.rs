@@ -35,6 +35,15 @@ pub struct Drain {
     pub before: Position,
 }
 
+/// How a drain ended.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Drained {
+    /// What is left of what was there.
+    left: u64,
+    /// Whether all that could be finished was.
+    in_time: bool,
+}
+
 /// A group that is slowed down until it has caught up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pace {
@@ -207,8 +216,8 @@ impl Group {
         Ok(())
     }
 
-    /// Waits until a drain is over; returns how much is left of what was there.
-    pub(super) async fn drain_over(&self, drain: &Drain) -> Result<u64> {
+    /// Waits until a drain is over.
+    pub(super) async fn drain_over(&self, drain: &Drain) -> Result<Drained> {
         loop {
             let status = self.store.group(&self.name).await?;
             let beyond = if status.next >= drain.before { status.unseen } else { 0 };
@@ -216,24 +225,29 @@ impl Group {
             // What is scheduled for after the deadline is not waited for.
             let next_due = self.next_due();
             let later = status.scheduled == 0 || next_due.is_some_and(|due| due > drain.until);
-            if status.next >= drain.before && waiting == 0 && later {
-                return Ok(0);
+            // When nothing else is left, nothing comes that would let go what waits for other events.
+            if status.next >= drain.before && waiting == status.blocked && later {
+                return Ok(Drained { left: waiting, in_time: true });
             }
             if self.cx.clock.now() >= drain.until {
-                return Ok(waiting + status.scheduled);
+                return Ok(Drained { left: waiting + status.scheduled, in_time: false });
             }
             self.cx.clock.sleep(LOOK_EVERY).await;
         }
     }
 
     /// Ends a drain: the group is paused, and says how far it came.
-    pub(super) async fn end_drain(&self, drain: &Drain, left: u64) -> Result<()> {
+    pub(super) async fn end_drain(&self, drain: &Drain, drained: Drained) -> Result<()> {
         let _changing = self.changing.lock().await;
         if self.desired.borrow().drain.as_ref() != Some(drain) {
             return Ok(());
         }
-        let mut reason =
-            if left == 0 { "drained".to_owned() } else { format!("drained until its deadline, {left} left") };
+        let Drained { left, in_time } = drained;
+        let mut reason = match (left, in_time) {
+            (0, _) => "drained".to_owned(),
+            (_, true) => format!("drained but for {left} that wait for other events"),
+            (_, false) => format!("drained until its deadline, {left} left"),
+        };
         if !drain.reason.is_empty() {
             reason = format!("{reason}: {}", drain.reason);
         }

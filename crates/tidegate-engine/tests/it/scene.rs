@@ -132,6 +132,7 @@ pub(crate) fn asked(name: &str) -> Asked {
             order_by: None,
             on_failure: OnFailure::Skip,
             ledger: None,
+            after: true,
             mark_claims: false,
         },
         policy: GroupPolicy {

@@ -115,6 +115,26 @@ async fn a_drain_finishes_what_was_there_and_pauses() {
     scene.finish().await;
 }
 
+/// What waits for events that do not come is not waited for until the deadline.
+#[tokio::test(start_paused = true)]
+async fn a_drain_ends_when_only_what_waits_for_others_is_left() {
+    let mut scene = Scene::new().await;
+    let seen = log();
+    let mut waiting = asked("deliver");
+    waiting.spec.ledger = Some(DAY_OF_LEDGER);
+    scene.add(waiting, slow(&scene, &seen)).await;
+    scene.publish((0..5).map(event)).await;
+    scene.publish([event("b").with_extension("after", "4"), event("c").with_extension("after", "never")]).await;
+    let (name, until) = (group("deliver"), scene.world.clock.now().plus(60 * MINUTE));
+    scene.groups.drain(&name, "ann", "", until).await.unwrap();
+    scene.until("it is drained", |seen| count(seen, "group.drained") == 1).await;
+    assert!(scene.world.clock.now().plus(MINUTE) < until, "not at the deadline");
+    let view = scene.groups.view(&name).await.unwrap();
+    assert_eq!((view.glance.state, view.status.blocked, view.status.done), (GroupState::Paused, 1, 6));
+    assert_eq!(view.glance.paused.unwrap().reason, "drained but for 1 that wait for other events");
+    scene.finish().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_drain_has_an_end_and_survives_a_restart() {
     let mut scene = Scene::new().await;

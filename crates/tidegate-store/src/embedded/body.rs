@@ -145,8 +145,10 @@ pub(crate) enum How {
     Expired,
     /// It was meant for another group.
     NotMine,
-    /// The group's stages did not let it through.
-    Skipped,
+    /// The group's stages did not let it through; when, and its fingerprint, where others may wait for it.
+    Skipped {
+        told: Option<(Timestamp, Fingerprint)>,
+    },
     Retry {
         at: Timestamp,
         attempts: u32,
@@ -173,7 +175,12 @@ impl Settle {
             How::Duplicate => out.push(2),
             How::Expired => out.push(3),
             How::NotMine => out.push(4),
-            How::Skipped => out.push(6),
+            How::Skipped { told: None } => out.push(6),
+            How::Skipped { told: Some((at, fingerprint)) } => {
+                out.push(7);
+                put_time(out, *at);
+                out.extend_from_slice(&fingerprint.to_le_bytes());
+            }
             How::Retry { at, attempts, crashes, key, attempt } => {
                 out.push(5);
                 put_time(out, *at);
@@ -197,7 +204,8 @@ impl Settle {
             2 => How::Duplicate,
             3 => How::Expired,
             4 => How::NotMine,
-            6 => How::Skipped,
+            6 => How::Skipped { told: None },
+            7 => How::Skipped { told: Some((time(&mut read)?, fingerprint(&mut read)?)) },
             5 => {
                 let (at, attempts, crashes) = (time(&mut read)?, small(&mut read)?, small(&mut read)?);
                 let key = if read.array::<1>()? == [0] { None } else { Some(u64::from_le_bytes(read.array()?)) };
@@ -357,6 +365,22 @@ pub(crate) fn read_numbers(body: &Bytes) -> Result<(u32, Vec<u64>)> {
     Ok((group, (0..count).map(|_| read.number()).collect::<Result<_>>()?))
 }
 
+/// Deliveries that were let go: sequence numbers of a group, who did it and why.
+pub(crate) fn put_let_go(out: &mut Vec<u8>, group: u32, seqs: &[u64], by: &str, reason: &str) {
+    put_numbers(out, group, seqs);
+    put_bytes(out, by.as_bytes());
+    put_bytes(out, reason.as_bytes());
+}
+
+/// Reads group, sequence numbers, who and why.
+pub(crate) fn read_let_go(body: &Bytes) -> Result<(u32, Vec<u64>, ByteString, ByteString)> {
+    let mut read = Reader { bytes: body.clone() };
+    let group = small(&mut read)?;
+    let count = read.number()?;
+    let seqs = (0..count).map(|_| read.number()).collect::<Result<_>>()?;
+    Ok((group, seqs, read.text()?, read.text()?))
+}
+
 /// A forgotten ledger entry.
 pub(crate) fn put_forget(out: &mut Vec<u8>, group: u32, fingerprint: Fingerprint, at: Timestamp) {
     put_number(out, u64::from(group));
@@ -391,7 +415,8 @@ mod tests {
             How::Duplicate,
             How::Expired,
             How::NotMine,
-            How::Skipped,
+            How::Skipped { told: None },
+            How::Skipped { told: Some((at, 7)) },
             How::Retry { at, attempts: 3, crashes: 1, key: Some(9), attempt: Some(attempt()) },
             How::Retry { at, attempts: 0, crashes: 0, key: None, attempt: None },
         ];

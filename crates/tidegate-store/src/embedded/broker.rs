@@ -16,8 +16,8 @@ use tidegate_core::{
     names::{GroupName, StreamName},
     seek::{Rehearsal, SeekTo, Sought},
     store::{
-        Appended, Broker, Claim, Claimed, Durability, GroupSpec, GroupStatus, Page, Promises, Start, StoreStatus,
-        Stored, StreamSpec, StreamStatus,
+        Appended, Blocked, Broker, Claim, Claimed, Durability, GroupSpec, GroupStatus, Page, Promises, Start,
+        StoreStatus, Stored, StreamSpec, StreamStatus, Unblock,
     },
     whereabouts::{Find, Finding, Standing, Steps},
 };
@@ -28,7 +28,7 @@ use super::{
     claim::{Aside, Claiming, stored},
     commit::{Item, Step},
     frame::Kind,
-    group::{Group, GroupDecl, State as EntryState},
+    group::{Group, State as EntryState},
     settle::{Streams, push_event},
     stream::{Stream, StreamDecl},
     upkeep::{closed, sizes},
@@ -165,6 +165,7 @@ impl Broker for Embedded {
             shared: false,
             wakes: true,
             durable: true,
+            dependencies: true,
             loss_window:
                 "none with durability sync; with interval, the interval; with os, what the system had not written"
                     .to_owned(),
@@ -210,7 +211,7 @@ impl Broker for Embedded {
                         let note = format!("group {:?} cannot change its end: remove it first", spec.name.as_str());
                         return Err(Fault::conflict(note));
                     }
-                    let wanted = wanted_decl(&known, spec);
+                    let wanted = known.with(spec);
                     if known == wanted {
                         return Ok(());
                     }
@@ -315,9 +316,10 @@ impl Broker for Embedded {
     async fn claim(&self, ask: &Claim) -> Result<Claimed> {
         self.state.check_failed()?;
         let group = self.state.group(&ask.group)?;
-        let spec = group.spec.read().clone();
         let (out, aside) = {
             let mut inner = group.inner.lock();
+            // Under the lock: whoever changes the settings wakes what waits under it.
+            let spec = group.spec.read().clone();
             let mut claiming = Claiming {
                 group: &group,
                 inner: &mut inner,
@@ -427,6 +429,15 @@ impl Broker for Embedded {
         Ok(statuses)
     }
 
+    async fn blocked(&self, group: &GroupName, from: Position, max: usize) -> Result<Page<Blocked>> {
+        self.list_blocked(&*self.state.group(group)?, only_numbers(from)?, max)
+    }
+
+    async fn unblock(&self, ask: &Unblock) -> Result<Vec<bool>> {
+        let positions: Vec<u64> = ask.positions.iter().map(|at| only_numbers(*at)).collect::<Result<_>>()?;
+        self.unblock_some(self.state.group(&ask.group)?, &positions, ask).await
+    }
+
     async fn wait(&self, group: &GroupName, until: Timestamp) {
         let Ok(group) = self.state.group(group) else { return };
         let notified = group.wake.notified();
@@ -435,11 +446,12 @@ impl Broker for Embedded {
         let now = self.state.clock.now();
         let wake_at = {
             let inner = group.inner.lock();
-            let unseen = inner.unseen(group.stream.last()) > 0 && inner.blocked < limits::ORDER_LOOKAHEAD_MAX;
+            let unseen = inner.unseen(group.stream.last()) > 0 && inner.held_back() < limits::ORDER_LOOKAHEAD_MAX;
             if unseen || !inner.ready.is_empty() {
                 return;
             }
-            let timed = inner.due.first().into_iter().chain(inner.leases.first()).map(|(at, _)| *at).min();
+            let timed = inner.due.first().into_iter().chain(inner.leases.first()).map(|(at, _)| *at);
+            let timed = timed.chain(inner.waits.next_expiry()).min();
             timed.map_or(until, |at| at.min(until))
         };
         if wake_at <= now {
@@ -553,15 +565,4 @@ fn not_kept(stream: &Stream, position: u64) -> Fault {
     let note =
         format!("position {position} is not kept: stream {:?} begins at {}", stream.name.as_str(), stream.first());
     Fault::invalid(note)
-}
-
-/// Returns the declaration of a known group with the settings of a new spec.
-fn wanted_decl(known: &GroupDecl, spec: &GroupSpec) -> GroupDecl {
-    GroupDecl {
-        order_by: spec.order_by.as_ref().map(ToString::to_string),
-        block: spec.on_failure == tidegate_core::store::OnFailure::Block,
-        ledger: spec.ledger,
-        mark_claims: spec.mark_claims,
-        ..known.clone()
-    }
 }

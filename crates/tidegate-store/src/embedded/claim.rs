@@ -1,19 +1,21 @@
 //! Claiming: which deliveries a group is lent next.
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 use tidegate_core::{
     clock::Timestamp,
     delivery::{Attempt, Delivery, Lease, LeaseToken, Position},
     event::{DELIVER_AT, EXPIRY_TIME, Event, FingerprintKey, Reader},
     fault::{FaultClass, FaultKind, Result},
     limits,
-    store::{Claim, Claimed, GroupSpec},
+    store::{Claim, Claimed, GroupSpec, OnFailure, Stored},
 };
 
 use super::{
+    after::unmet,
     body::{AppendHead, DeadHead, How, Settle},
     frame::Kind,
-    group::{Entry, Group, GroupInner, State},
+    group::{Entry, Group, GroupInner, State, Wait},
     journal::JournalReader,
     stream::{Found, OpenIndex},
 };
@@ -117,6 +119,7 @@ impl Claiming<'_> {
             }
             self.inner.change(seq, State::Ready);
         }
+        self.inner.wake_expired(self.now);
     }
 
     /// Lends what was looked at before: rescued, retried and unblocked deliveries, oldest first.
@@ -161,7 +164,7 @@ impl Claiming<'_> {
         loop {
             let room = self.room();
             let last = self.inner.end(self.group.stream.last()).min(self.end) - 1;
-            if room == 0 || self.inner.cursor > last || self.inner.blocked >= limits::ORDER_LOOKAHEAD_MAX {
+            if room == 0 || self.inner.cursor > last || self.inner.held_back() >= limits::ORDER_LOOKAHEAD_MAX {
                 return Ok(());
             }
             let mut hint = self.inner.hint.take();
@@ -224,6 +227,9 @@ impl Claiming<'_> {
             self.schedule(seq, at);
             return;
         }
+        if self.waits(seq, key, &parsed) {
+            return;
+        }
         if !self.out.deliveries.is_empty() && self.bytes + parsed.event.size() > limits::CLAIM_BYTES_MAX {
             self.full = true;
             self.inner.change(seq, State::Ready);
@@ -268,6 +274,42 @@ impl Claiming<'_> {
             return Some(How::Expired);
         }
         None
+    }
+
+    /// Lets a delivery wait when it names events that are not done; false when there are none.
+    fn waits(&mut self, seq: u64, key: Option<u64>, parsed: &Parsed) -> bool {
+        if !self.spec.after {
+            return false;
+        }
+        let on = match self.inner.entries.get(&seq).filter(|entry| entry.may_wait()) {
+            Some(_) => unmet(self.inner, self.key, &parsed.event, self.now),
+            None => Ok(Vec::new()),
+        };
+        let on: SmallVec<[_; 1]> = match on {
+            Ok(unmet) => unmet.into_iter().map(|(_, on)| on).collect(),
+            Err(_) => {
+                // The ledger cannot be read now: perhaps a little later.
+                self.inner.change(seq, State::Due(self.now.plus(TWIN_WAIT)));
+                return true;
+            }
+        };
+        if on.is_empty() {
+            return false;
+        }
+        // It stands in its line as one that failed: it holds its key, or lets the others pass.
+        match (self.spec.on_failure, key) {
+            (OnFailure::Block, Some(key)) if !self.take_key(seq, key) => return true,
+            (OnFailure::Block, _) => {}
+            (OnFailure::Skip, _) => {
+                if let Some(entry) = self.inner.entries.get_mut(&seq) {
+                    entry.key = None;
+                }
+                self.inner.release_key(seq, key);
+            }
+        }
+        let expires_at = instant(&parsed.event, EXPIRY_TIME);
+        self.inner.wait_for(seq, Wait { on, accepted_at: parsed.accepted_at, expires_at });
+        true
     }
 
     /// Takes the order key for a delivery, or puts it into the key's queue in stream order.
@@ -347,6 +389,17 @@ pub(crate) fn event_bytes(found: &Found) -> Result<Bytes> {
         AppendHead::read(&mut read)?;
     }
     Ok(read.bytes)
+}
+
+impl Parsed {
+    /// Tells whether it was tried in an earlier life.
+    pub(crate) fn was_tried(&self) -> bool {
+        !self.past.is_empty()
+    }
+
+    pub(crate) fn stored(self, seq: u64) -> Stored {
+        Stored { position: Position::number(seq), accepted_at: self.accepted_at, event: self.event }
+    }
 }
 
 /// Returns event and acceptance time of a record.

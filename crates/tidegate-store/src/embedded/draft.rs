@@ -163,7 +163,7 @@ impl Draft {
                     self.place(frame, offset, What::Other);
                 }
                 Item::Raw(kind, body) => {
-                    if matches!(kind, Kind::Drop | Kind::Mark | Kind::Forget | Kind::Seek)
+                    if matches!(kind, Kind::Drop | Kind::Mark | Kind::LetGo | Kind::Forget | Kind::Seek)
                         && let Some((group, _)) = body::peek_seq(body)
                     {
                         self.touch(group, state);

@@ -56,6 +56,8 @@ pub(crate) enum Kind {
     Clean = 15,
     /// A group was moved to another place in its stream.
     Seek = 16,
+    /// Deliveries that wait for other events were let go.
+    LetGo = 17,
     /// The footer of a sealed segment.
     Footer = 20,
 }
@@ -79,6 +81,7 @@ impl Kind {
             14 => Self::Moved,
             15 => Self::Clean,
             16 => Self::Seek,
+            17 => Self::LetGo,
             20 => Self::Footer,
             _ => return None,
         })

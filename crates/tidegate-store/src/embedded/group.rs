@@ -3,8 +3,10 @@
 //! **Invariant:** every sequence number below the cursor that is not in `entries` is settled. Everything at or above
 //! the cursor has not been looked at. What survives a restart comes from applied records alone; leases do not survive.
 
+mod decl;
 mod image;
 mod place;
+mod waits;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -19,13 +21,12 @@ use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use tidegate_core::{
     clock::Timestamp,
-    delivery::{Attempt, LeaseToken, Position},
+    delivery::{Attempt, LeaseToken},
     event::Fingerprint,
     fault::FaultClass,
     limits,
     names::GroupName,
-    order::OrderBy,
-    store::{GroupSpec, OnFailure, Start},
+    store::GroupSpec,
 };
 
 use super::{
@@ -35,23 +36,8 @@ use super::{
     stream::{Hint, Stream},
 };
 
-pub(crate) use self::image::GroupImage;
-
-/// A group as it stands in the journal and in checkpoints.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct GroupDecl {
-    pub(crate) id: u32,
-    pub(crate) name: GroupName,
-    pub(crate) stream: u32,
-    /// First sequence number that is its business.
-    pub(crate) start: u64,
-    /// First sequence number that is no longer its business.
-    pub(crate) end: Option<u64>,
-    pub(crate) order_by: Option<String>,
-    pub(crate) block: bool,
-    pub(crate) ledger: Option<Duration>,
-    pub(crate) mark_claims: bool,
-}
+use self::waits::Waits;
+pub(crate) use self::{decl::GroupDecl, image::GroupImage, waits::Wait};
 
 /// A group.
 #[derive(Debug)]
@@ -96,6 +82,8 @@ pub(crate) struct Entry {
     pub(crate) marked: bool,
     /// Its history already holds that of its earlier life.
     pub(crate) recalled: bool,
+    /// Somebody let it go: it waits for no other event.
+    pub(crate) freed: bool,
 }
 
 /// A past attempt with its message shared among all that failed alike.
@@ -115,6 +103,8 @@ pub(crate) enum State {
     Ready,
     /// Stands in the queue of its order key.
     Blocked,
+    /// Waits until another event is done; see [`Waits`].
+    After,
     /// Waits for a time.
     Due(Timestamp),
     /// Is lent.
@@ -154,6 +144,7 @@ pub(crate) struct GroupInner {
     pub(crate) leases: BTreeSet<(Timestamp, u64)>,
     pub(crate) keys: FastMap<u64, Key>,
     pub(crate) blocked: usize,
+    pub(crate) waits: Waits,
     /// Fingerprints that are lent or being settled: the same event is never lent twice at a time.
     pub(crate) busy: FastMap<Fingerprint, u64>,
     pub(crate) in_flight: u64,
@@ -190,21 +181,6 @@ impl Group {
         }
     }
 
-    pub(crate) fn decl(&self, start: u64) -> GroupDecl {
-        let spec = self.spec.read();
-        GroupDecl {
-            id: self.id,
-            name: self.name.clone(),
-            stream: self.stream.id,
-            start,
-            end: spec.end.map(|end| end.low),
-            order_by: spec.order_by.as_ref().map(OrderBy::to_string),
-            block: spec.on_failure == OnFailure::Block,
-            ledger: spec.ledger,
-            mark_claims: spec.mark_claims,
-        }
-    }
-
     /// Returns how many events wait for it that publishers wait for too: none for a group that has an end.
     pub(crate) fn backlog(&self, last: u64) -> u64 {
         (last + 1).saturating_sub(self.passed.load(Ordering::Acquire))
@@ -227,22 +203,8 @@ impl Group {
             (slot, Some(keep)) => *slot = Some(Seen::new(keep, u64::MAX, limits::LEDGER_ACTIVE_MAX)),
             (slot, None) => *slot = None,
         }
+        inner.wake_all_waiters();
         *self.spec.write() = spec;
-    }
-}
-
-impl GroupDecl {
-    pub(crate) fn spec(&self, stream: &Stream) -> GroupSpec {
-        GroupSpec {
-            name: self.name.clone(),
-            stream: stream.name.clone(),
-            start: Start::Earliest,
-            end: self.end.map(Position::number),
-            order_by: self.order_by.as_ref().and_then(|text| text.parse().ok()),
-            on_failure: if self.block { OnFailure::Block } else { OnFailure::Skip },
-            ledger: self.ledger,
-            mark_claims: self.mark_claims,
-        }
     }
 }
 
@@ -259,6 +221,7 @@ impl Entry {
             journaled: false,
             marked: false,
             recalled: false,
+            freed: false,
         }
     }
 
@@ -285,6 +248,7 @@ impl GroupInner {
             leases: BTreeSet::new(),
             keys: FastMap::default(),
             blocked: 0,
+            waits: Waits::default(),
             busy: FastMap::default(),
             in_flight: 0,
             counts: Counts::default(),
@@ -316,6 +280,7 @@ impl GroupInner {
                     self.blocked -= 1;
                 }
             }
+            State::After => self.waits.remove(seq),
             State::Due(at) => {
                 self.due.remove(&(at, seq));
             }
@@ -329,7 +294,7 @@ impl GroupInner {
 
     fn enter(&mut self, seq: u64, state: State) {
         match state {
-            State::New => {}
+            State::New | State::After => {}
             State::Ready => {
                 self.ready.insert(seq);
             }
@@ -391,6 +356,11 @@ impl GroupInner {
         }
     }
 
+    /// Tells whether a delivery is one that nobody has looked at, and near enough to look at all before it.
+    pub(crate) fn within_reach(&self, seq: u64) -> bool {
+        seq >= self.cursor && seq - self.cursor < limits::ORDER_LOOKAHEAD_MAX as u64
+    }
+
     /// Makes sure that everything below `upto` has been looked at; what has not becomes ready.
     pub(crate) fn cover(&mut self, upto: u64) {
         let upto = upto.min(self.end);
@@ -412,22 +382,27 @@ impl GroupInner {
             How::Retry { at: due, attempts, crashes, key, attempt } => {
                 self.retry(settle.seq, *due, (*attempts, *crashes), *key, attempt.as_ref(), block);
             }
-            how @ (How::Done { .. } | How::Duplicate | How::Expired | How::NotMine | How::Skipped) => {
+            how @ (How::Done { .. } | How::Duplicate | How::Expired | How::NotMine | How::Skipped { .. }) => {
                 let Some(entry) = self.entries.remove(&settle.seq) else { return };
                 match how {
                     How::Done { at, ledger } => {
                         self.counts.done += 1;
                         if let (Some(seen), Some(fingerprint)) = (&mut self.ledger, ledger) {
                             seen.insert(*fingerprint, Mark { number: settle.seq, at: at.as_millis() });
+                            self.wake_waiters(*fingerprint);
                         }
                     }
                     How::Duplicate | How::NotMine => {
                         self.counts.done += 1;
                         self.counts.duplicates += 1;
                     }
-                    How::Skipped => {
+                    How::Skipped { told } => {
                         self.counts.done += 1;
                         self.counts.skipped += 1;
+                        if let Some((at, fingerprint)) = told {
+                            self.remember_skip(settle.seq, *at, *fingerprint);
+                            self.wake_waiters(*fingerprint);
+                        }
                     }
                     How::Expired => self.counts.expired += 1,
                     How::Retry { .. } => {}

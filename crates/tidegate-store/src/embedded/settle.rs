@@ -6,11 +6,12 @@ use bytestring::ByteString;
 use parking_lot::MutexGuard;
 use tidegate_core::{
     clock::Timestamp,
-    delivery::{Settled, Settlement},
+    delivery::{Attempt, Settled, Settlement},
     event::Event,
     fault::{Failure, Fault, FaultKind, Origin, Result, Retry},
     limits,
     names::StreamName,
+    store::GroupSpec,
 };
 
 use super::{
@@ -31,6 +32,8 @@ pub(crate) struct Staging<'a> {
     pub(crate) group: &'a Arc<Group>,
     pub(crate) inner: MutexGuard<'a, GroupInner>,
     pub(crate) mark_claims: bool,
+    /// Whether others may wait for what is skipped.
+    pub(crate) after: bool,
     pub(crate) now: Timestamp,
     /// Where its dead letters go; looked up before the group is locked, and only when there are any.
     pub(crate) dead: Option<Arc<Stream>>,
@@ -40,9 +43,9 @@ impl Embedded {
     /// Locks a group for settling. `buries`: whether any of it goes to the dead letters.
     pub(crate) fn staging<'a>(&self, group: &'a Arc<Group>, buries: bool) -> Staging<'a> {
         let dead = buries.then(|| self.state.dead_stream(&group.stream.name).ok()).flatten();
-        let mark_claims = group.spec.read().mark_claims;
+        let GroupSpec { mark_claims, after, .. } = *group.spec.read();
         let now = self.state.clock.now();
-        Staging { group, inner: group.inner.lock(), mark_claims, now, dead }
+        Staging { group, inner: group.inner.lock(), mark_claims, after, now, dead }
     }
 
     /// Finds the streams of all outputs and checks the events, before anything is staged.
@@ -74,7 +77,7 @@ impl Embedded {
         outputs: &Streams,
         step: &mut Step,
     ) -> Result<bool> {
-        let Staging { group, inner, mark_claims, now, dead } = staging;
+        let Staging { group, inner, mark_claims, after, now, dead } = staging;
         let (group, now) = (*group, *now);
         let seq = settled.token.position.low;
         let epoch = settled.token.epoch;
@@ -98,7 +101,10 @@ impl Embedded {
                 let ledger = inner.ledger.is_some().then_some(entry.fingerprint);
                 Item::Settle(Settle { group: group.id, seq, how: How::Done { at: now, ledger } })
             }
-            Settlement::Skip => Item::Settle(Settle { group: group.id, seq, how: How::Skipped }),
+            Settlement::Skip => {
+                let told = (*after && inner.ledger.is_some()).then_some((now, entry.fingerprint));
+                Item::Settle(Settle { group: group.id, seq, how: How::Skipped { told } })
+            }
             Settlement::Release if *mark_claims => {
                 let how = retry(now, entry.attempts, entry.crashes, None);
                 Item::Settle(Settle { group: group.id, seq, how })
@@ -110,7 +116,8 @@ impl Embedded {
                 Item::Settle(Settle { group: group.id, seq, how })
             }
             Settlement::Bury { failure, config } => {
-                match self.dead_item(group, entry, seq, (failure, config), settled, dead.clone()) {
+                let attempt = settled.attempt.clone();
+                match self.dead_item(group, entry, seq, (failure, config), attempt, dead.clone()) {
                     Ok(item) => item,
                     Err(fault) if fault.kind == FaultKind::Corrupt => {
                         self.state.report_damage(&format!("stream {}", group.stream.name), fault.note());
@@ -128,19 +135,19 @@ impl Embedded {
         Ok(true)
     }
 
-    fn dead_item(
+    pub(crate) fn dead_item(
         &self,
         group: &Group,
         entry: &Entry,
         seq: u64,
         (failure, config): (&Failure, &ByteString),
-        settled: &Settled,
+        attempt: Option<Attempt>,
         dead: Option<Arc<Stream>>,
     ) -> Result<Item> {
         let stream = dead.ok_or_else(|| Fault::bug("a burial without a dead-letter stream"))?;
         let found = group.stream.read_one(seq, entry.at, &self.state.reader, &self.state.open)?;
         let mut attempts = entry.attempts_made();
-        attempts.extend(settled.attempt.clone());
+        attempts.extend(attempt);
         if attempts.len() > limits::HISTORY_MAX {
             attempts.drain(..attempts.len() - limits::HISTORY_MAX);
         }

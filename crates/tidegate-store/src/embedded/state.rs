@@ -25,7 +25,7 @@ use tidegate_core::{
 use super::{
     body::{self, AppendHead, DeadHead, DeadMove, Settle},
     frame::{Kind, Record},
-    group::{Group, GroupDecl},
+    group::{Group, GroupDecl, GroupInner},
     journal::JournalReader,
     seen::{Mark, RunDir},
     segment::{Footer, Lsn},
@@ -175,16 +175,12 @@ impl State {
             }
             Kind::Mark => {
                 let (group, seqs) = body::read_numbers(&record.body)?;
-                self.with_group(group, at, |group| {
-                    let mut inner = group.inner.lock();
-                    for seq in seqs {
-                        if replay {
-                            inner.recall_claim(seq);
-                        } else {
-                            inner.mark(seq);
-                        }
-                    }
-                });
+                self.with_each(
+                    group,
+                    at,
+                    seqs,
+                    |inner, seq| if replay { inner.recall_claim(seq) } else { inner.mark(seq) },
+                );
                 Ok(())
             }
             Kind::Drop => {
@@ -202,6 +198,11 @@ impl State {
                     let again = if let [before, at] = again { Some((*before, at.cast_signed())) } else { None };
                     self.with_group(group, at, |group| group.inner.lock().seek(to, high, again));
                 }
+                Ok(())
+            }
+            Kind::LetGo => {
+                let (group, seqs, ..) = body::read_let_go(&record.body)?;
+                self.with_each(group, at, seqs, GroupInner::let_go);
                 Ok(())
             }
             Kind::Forget => {
@@ -239,6 +240,13 @@ impl State {
         let mut inner = group.inner.lock();
         inner.applied = at;
         group.show_passed(&inner);
+    }
+
+    fn with_each(&self, id: u32, at: Lsn, seqs: Vec<u64>, work: impl Fn(&mut GroupInner, u64)) {
+        self.with_group(id, at, |group| {
+            let mut inner = group.inner.lock();
+            seqs.into_iter().for_each(|seq| work(&mut inner, seq));
+        });
     }
 
     fn apply_append(&self, at: Lsn, body: &bytes::Bytes, replay: bool) -> Result<()> {
@@ -352,7 +360,8 @@ impl State {
                 };
             }
             Kind::Start | Kind::End | Kind::Append | Kind::Settle | Kind::Dead | Kind::DeadMove => {}
-            Kind::Mark | Kind::Forget | Kind::Clean | Kind::Seek | Kind::Drop | Kind::Moved | Kind::Footer => {}
+            Kind::Mark | Kind::LetGo | Kind::Forget | Kind::Clean | Kind::Seek | Kind::Drop => {}
+            Kind::Moved | Kind::Footer => {}
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use tidegate_core::{
     store::{GroupStatus, Ledger, LedgerEntry, LedgerStatus, StreamStatus},
 };
 
-use super::{Embedded, body, claim::stored, frame::Kind, group::Group, stream::Stream};
+use super::{Embedded, body, claim::stored, frame::Kind, group::Group, seen::Mark, stream::Stream};
 
 impl Embedded {
     /// Finds a group by its number.
@@ -72,7 +72,8 @@ impl Embedded {
             duplicates: inner.counts.duplicates,
             unseen,
             skipped: inner.counts.skipped,
-            waiting: unseen + inner.ready.len() as u64 + inner.blocked as u64 + due,
+            waiting: unseen + inner.ready.len() as u64 + inner.blocked as u64 + inner.waits.len() as u64 + due,
+            blocked: inner.waits.len() as u64,
             scheduled: inner.due.len() as u64 - due,
             in_flight: inner.in_flight,
             dead: inner.counts.dead,
@@ -80,6 +81,7 @@ impl Embedded {
             expired: inner.counts.expired,
             dropped: inner.counts.dropped,
             oldest_waiting: None,
+            oldest_blocked: inner.waits.oldest().map(|at| now.since(at)),
             blocked_keys: inner.keys.values().filter(|key| !key.queue.is_empty()).count() as u64,
             leases_lost: inner.leases_lost,
         };
@@ -104,7 +106,7 @@ impl Ledger for Embedded {
         let now = self.state.clock.now();
         let known = |(source, id): &(ByteString, ByteString)| match &inner.ledger {
             None => Ok(false),
-            Some(seen) => Ok(seen.get(self.state.key.of(source, id), now)?.is_some()),
+            Some(seen) => Ok(seen.get(self.state.key.of(source, id), now)?.is_some_and(|mark| mark.is_done())),
         };
         events.iter().map(known).collect()
     }
@@ -126,6 +128,7 @@ impl Ledger for Embedded {
         let Some(seen) = &inner.ledger else { return Ok(None) };
         let mark = seen.get(self.state.key.of(source, id), self.state.clock.now())?;
         Ok(mark
+            .filter(Mark::is_done)
             .map(|mark| LedgerEntry { position: Position::number(mark.number), at: Timestamp::from_millis(mark.at) }))
     }
 

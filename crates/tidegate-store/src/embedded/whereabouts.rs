@@ -7,6 +7,7 @@ use std::{
 
 use bytestring::ByteString;
 use tidegate_core::{
+    after::EventName,
     clock::Timestamp,
     delivery::Position,
     event::{DELIVER_AT, Event, Reader},
@@ -23,7 +24,7 @@ use super::{
     frame::{Kind, Record, Start},
     group::{Entry, Group, GroupInner, State},
     journal::Records,
-    seen::Seen,
+    seen::{Mark, Seen},
     segment::{DATA_START, Lsn},
     stream::Stream,
 };
@@ -163,7 +164,7 @@ impl Embedded {
             let fingerprint = self.state.key.of(&source, &hunt.ask.id);
             let known = |seen: &Option<Seen>| -> Result<Option<u64>> {
                 let mark = seen.as_ref().map(|seen| seen.get(fingerprint, now)).transpose()?.flatten();
-                Ok(mark.map(|mark| mark.number))
+                Ok(mark.map(|mark| mark.seq()))
             };
             for stream in hunt.streams.clone() {
                 let mut seqs: BTreeSet<u64> = known(&stream.inner.lock().dedupe)?.into_iter().collect();
@@ -219,17 +220,22 @@ impl Embedded {
             return Ok(Place::Foreign.into());
         }
         let event = kept.as_ref().map(|(_, event)| event);
+        let unread = kept.as_ref().filter(|(head, _)| head.past.is_empty());
+        let waits_for = unread.map(|(_, event)| self.waits_for(group, seq, event)).transpose()?.unwrap_or_default();
         {
             let inner = group.inner.lock();
             if let Some(entry) = inner.entries.get(&seq) {
-                let place = open_place(&inner, seq, entry, event, self.state.clock.now());
+                let place = match waits_for.is_empty() {
+                    true => open_place(&inner, seq, entry, event, self.state.clock.now()),
+                    false => Place::After { waits_for },
+                };
                 let (attempts, crashes, history) = (entry.attempts, entry.crashes, entry.attempts_made());
                 return Ok(Standing { place, attempts, crashes, history });
             }
             if seq >= inner.cursor && seq < inner.end {
                 let order = group.spec.read().order_by.clone();
                 let key = order.zip(event).and_then(|(order, event)| order.key(event));
-                return Ok(unseen_place(&inner, seq, key).into());
+                return Ok(unseen_place(&inner, seq, key, waits_for).into());
             }
         }
         self.settled_place(group, seq, event).map(Standing::from)
@@ -244,10 +250,10 @@ impl Embedded {
             let fingerprint = self.state.key.of(&event.source, &event.id);
             let inner = group.inner.lock();
             let seen = inner.ledger.as_ref().map(|seen| seen.get(fingerprint, self.state.clock.now()));
-            if let Some(mark) = seen.transpose()?.flatten() {
+            if let Some(mark) = seen.transpose()?.flatten().filter(Mark::is_done) {
                 let at = Timestamp::from_millis(mark.at);
-                return Ok(match mark.number.cmp(&seq) {
-                    std::cmp::Ordering::Less => Place::Duplicate { of: Position::number(mark.number), at },
+                return Ok(match mark.seq().cmp(&seq) {
+                    std::cmp::Ordering::Less => Place::Duplicate { of: Position::number(mark.seq()), at },
                     std::cmp::Ordering::Equal => Place::Done { at: Some(at) },
                     // It was done once more later, by force.
                     std::cmp::Ordering::Greater => Place::Done { at: None },
@@ -265,7 +271,7 @@ impl Embedded {
             StepKind::Dropped => Place::Dropped,
             // The letter itself is forgotten.
             StepKind::Dead { id, .. } => Place::Dead { id: *id, state: DeadState::Expired, at: step.at },
-            StepKind::Lent | StepKind::PutOff { .. } => Place::Settled,
+            StepKind::Lent | StepKind::Unblocked { .. } | StepKind::PutOff { .. } => Place::Settled,
         }))
     }
 
@@ -333,6 +339,8 @@ fn open_place(inner: &GroupInner, seq: u64, entry: &Entry, event: Option<&Event>
             let by = key.and_then(|key| key.holder.or_else(|| key.queue.front().copied()));
             Place::Blocked { by: by.filter(|by| *by != seq).map(Position::number) }
         }
+        // What it waits for was done just now.
+        State::After => waiting(),
         State::Due(until) => {
             let twin = inner.busy.get(&entry.fingerprint).filter(|other| **other != seq && !entry.journaled);
             let wanted = event.and_then(|event| Timestamp::parse(event.extension(DELIVER_AT)?).ok());
@@ -349,12 +357,15 @@ fn open_place(inner: &GroupInner, seq: u64, entry: &Entry, event: Option<&Event>
 }
 
 /// Says where an event is that the group has not looked at.
-fn unseen_place(inner: &GroupInner, seq: u64, key: Option<u64>) -> Place {
+fn unseen_place(inner: &GroupInner, seq: u64, key: Option<u64>, waits_for: Vec<EventName>) -> Place {
+    if !waits_for.is_empty() {
+        return Place::After { waits_for };
+    }
     let held = key.and_then(|key| inner.keys.get(&key));
     if let Some(by) = held.and_then(|key| key.holder.or_else(|| key.queue.front().copied())) {
         return Place::Blocked { by: Some(Position::number(by)) };
     }
-    let held_up = inner.blocked >= limits::ORDER_LOOKAHEAD_MAX;
+    let held_up = inner.held_back() >= limits::ORDER_LOOKAHEAD_MAX;
     Place::Waiting { ahead: inner.ready.len() as u64 + (seq - inner.cursor), held_up }
 }
 
@@ -371,7 +382,7 @@ fn step_in(record: &Record, stream: u32, seq: u64) -> Result<Option<(u32, StepKi
                 How::Duplicate => StepKind::Duplicate,
                 How::Expired => StepKind::Expired,
                 How::NotMine => StepKind::Foreign,
-                How::Skipped => StepKind::Skipped,
+                How::Skipped { .. } => StepKind::Skipped,
                 How::Retry { at, attempts, attempt, .. } => StepKind::PutOff { until: at, attempts, attempt },
             };
             Ok(Some((settle.group, what)))
@@ -388,6 +399,10 @@ fn step_in(record: &Record, stream: u32, seq: u64) -> Result<Option<(u32, StepKi
         Kind::Mark => {
             let (group, seqs) = body::read_numbers(&record.body)?;
             Ok(seqs.contains(&seq).then_some((group, StepKind::Lent)))
+        }
+        Kind::LetGo => {
+            let (group, seqs, by, reason) = body::read_let_go(&record.body)?;
+            Ok(seqs.contains(&seq).then_some((group, StepKind::Unblocked { by, reason })))
         }
         Kind::Drop => {
             let (group, numbers) = body::read_numbers(&record.body)?;

@@ -42,6 +42,6 @@ macro_rules! concerns {
 }
 
 concerns! {
-    append, read, claim, fencing, settle, schedule, order, ledger, dead, desk, retention, group, seek,
+    append, read, claim, fencing, settle, schedule, order, ledger, after, dead, desk, retention, group, seek,
     range, state, whereabouts, restart,
 }

@@ -54,6 +54,7 @@ async fn furnished(clock: &Clock) -> SimDisk {
         order_by: None,
         on_failure: OnFailure::Skip,
         ledger: Some(std::time::Duration::from_secs(3600)),
+        after: false,
         mark_claims: false,
     };
     store.declare_group(&spec).await.unwrap();

@@ -53,6 +53,7 @@ async fn declare(store: &Embedded) {
         order_by: Some(OrderBy::Attribute(PARTITION_KEY.into())),
         on_failure: OnFailure::Block,
         ledger: Some(Duration::from_secs(3600)),
+        after: false,
         mark_claims: false,
     };
     store.declare_group(&spec).await.unwrap();

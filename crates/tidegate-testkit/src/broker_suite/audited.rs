@@ -13,9 +13,9 @@ use tidegate_core::{
     names::{GroupName, StreamName},
     seek::{Rehearsal, SeekTo, Sought},
     store::{
-        Appended, Broker, Claim, Claimed, DeadEntry, DeadImport, DeadLetter, DeadLetters, DeadQuery, DeadReport,
-        DeadStep, DeadStepStatus, GroupSpec, GroupStatus, Ledger, LedgerEntry, LedgerStatus, Page, Promises, Store,
-        StoreStatus, Stored, StreamSpec, StreamStatus,
+        Appended, Blocked, Broker, Claim, Claimed, DeadEntry, DeadImport, DeadLetter, DeadLetters, DeadQuery,
+        DeadReport, DeadStep, DeadStepStatus, GroupSpec, GroupStatus, Ledger, LedgerEntry, LedgerStatus, Page,
+        Promises, Store, StoreStatus, Stored, StreamSpec, StreamStatus, Unblock,
     },
     whereabouts::{Find, Finding, Standing, Steps},
 };
@@ -67,6 +67,8 @@ pub fn check_group(step: &str, group: &GroupStatus) {
     assert_eq!(group.difference(), 0, "after {step}: events are unaccounted for in {group:?}");
     assert!(group.duplicates <= group.done, "after {step}: more duplicates than done in {group:?}");
     assert!(group.blocked_keys <= group.waiting + group.scheduled, "after {step}: too many blocked keys in {group:?}");
+    assert!(group.blocked <= group.waiting, "after {step}: more are blocked than wait in {group:?}");
+    assert!(group.oldest_blocked.is_some() == (group.blocked > 0), "after {step}: an age of nothing in {group:?}");
     assert!(group.oldest_waiting.is_none() || group.waiting > 0, "after {step}: an age of nothing in {group:?}");
 }
 
@@ -176,6 +178,19 @@ impl Broker for Audited {
             assert_eq!(statuses.len(), count, "one answer per settlement");
         }
         self.audit("settle").await;
+        answer
+    }
+
+    async fn blocked(&self, group: &GroupName, from: Position, max: usize) -> Result<Page<Blocked>> {
+        self.store().blocked(group, from, max).await
+    }
+
+    async fn unblock(&self, ask: &Unblock) -> Result<Vec<bool>> {
+        let answer = self.store().unblock(ask).await;
+        if let Ok(freed) = &answer {
+            assert_eq!(freed.len(), ask.positions.len(), "one answer per delivery");
+        }
+        self.audit("unblock").await;
         answer
     }
 

@@ -81,6 +81,7 @@ pub(super) fn group_spec(name: &str, stream: &str) -> GroupSpec {
         order_by: None,
         on_failure: OnFailure::Skip,
         ledger: Some(Duration::from_secs(3600)),
+        after: false,
         mark_claims: false,
     }
 }

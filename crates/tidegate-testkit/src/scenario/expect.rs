@@ -125,6 +125,8 @@ fn group_counts(group: &GroupModel, stream: &StreamModel, status: &GroupStatus, 
     promise!(left == open - gone, "{name} has {} open deliveries and counts {left}: {status:?}", open - gone);
     let lends = held <= status.in_flight && status.in_flight <= lent;
     promise!(lends, "{name} counts {} in flight, not {held} to {lent}", status.in_flight);
+    let blocked = group.lives.keys().filter(|position| group.waits(stream, **position, now).1).count() as u64;
+    promise!(status.blocked <= blocked, "{name} counts {} that wait for others, at most {blocked} do", status.blocked);
     let lost = status.leases_lost;
     let counted = group.leases_lost <= lost && lost <= group.leases_lost + group.leases_lost_maybe;
     promise!(counted, "{name} counts {lost} lost leases, not {}", group.leases_lost);

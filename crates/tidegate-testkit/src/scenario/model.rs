@@ -3,11 +3,13 @@
 //! It knows no disk and no order of commits. What an engine may decide for itself is kept as a range or as a set of
 //! candidates: which events it already looked at, and on which of them it noticed by itself that nobody has to run them.
 
+mod letters;
 mod waiting;
 
 use std::collections::{BTreeMap, VecDeque};
 
 use tidegate_core::{
+    after,
     clock::Timestamp,
     delivery::{Attempt, LeaseToken, Position, Settlement},
     event::{DELIVER_AT, EXPIRY_TIME, Event},
@@ -15,6 +17,8 @@ use tidegate_core::{
     names::{GroupName, StreamName},
     store::{DeadAction, DeadState, DeadStep, GroupSpec, OnFailure, Start, Stored, StreamSpec},
 };
+
+pub(super) use self::letters::{Letter, REJECTED};
 
 /// Source and id: what the ledger and the dedupe window know an event by.
 pub(super) type Identity = (String, String);
@@ -71,15 +75,26 @@ pub(super) struct Life {
     pub(super) attempts: Range,
     pub(super) crashes: Range,
     pub(super) history: Range,
+    /// Whether somebody let it go, so that it waits for no other event.
+    pub(super) freed: Freed,
     /// Order key, as the group sees it.
     key: Option<u64>,
+}
+
+/// Whether somebody let a delivery go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Freed {
+    No,
+    /// Whoever asked for it got no answer.
+    Maybe,
+    Yes,
 }
 
 impl Life {
     fn new(facts: &Facts, spec: &GroupSpec) -> Self {
         let key = spec.order_by.as_ref().and_then(|order| order.key(&facts.event));
         let (attempts, crashes) = (Range::default(), Range::default());
-        Self { state: State::Waiting, attempts, crashes, history: facts.past, key }
+        Self { state: State::Waiting, attempts, crashes, history: facts.past, freed: Freed::No, key }
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -110,6 +125,8 @@ pub(super) struct Facts {
     identity: Identity,
     deliver_at: Option<Timestamp>,
     expires_at: Option<Timestamp>,
+    /// What must be done before it.
+    after: Vec<Identity>,
 }
 
 impl Facts {
@@ -122,6 +139,11 @@ impl Facts {
             identity: identity(event),
             deliver_at: instant(event, DELIVER_AT),
             expires_at: instant(event, EXPIRY_TIME),
+            after: after::names(event)
+                .expect("events of a run name others")
+                .into_iter()
+                .map(|name| (name.source.to_string(), name.id.to_string()))
+                .collect(),
         }
     }
 }
@@ -160,22 +182,12 @@ pub(super) struct GroupModel {
     pub(super) leases_lost_maybe: u64,
     /// What it has done: where that stood, and when it was done.
     pub(super) ledger: BTreeMap<Identity, (Position, Timestamp)>,
+    /// The same of what its stages did not let through, where others may wait for it.
+    pub(super) skips: BTreeMap<Identity, (Position, Timestamp)>,
     /// Events up to the position run again whatever was done up to the time.
     pub(super) again: Option<(Position, Timestamp)>,
     /// Events up to here were there when it was moved: they need not count as backlog.
     pub(super) moved_at: Position,
-}
-
-#[derive(Debug, Clone)]
-pub(super) struct Letter {
-    /// Given by the store; learnt when it is listed for the first time.
-    pub(super) id: Option<Position>,
-    pub(super) group: GroupName,
-    pub(super) position: Position,
-    pub(super) event: Event,
-    pub(super) state: DeadState,
-    pub(super) message: String,
-    pub(super) attempts: Range,
 }
 
 /// One settlement, with the group that the token belongs to.
@@ -191,6 +203,8 @@ pub(super) enum Op {
     Claim(GroupName),
     Settle(Vec<Settling>),
     MoveDead(DeadStep),
+    /// Deliveries that wait are let go, or buried.
+    Unblock(GroupName, Vec<Position>, bool),
     PutState(String, Option<Vec<u8>>),
     Forget(GroupName, Identity),
     Seek(GroupName, Position, bool),
@@ -241,6 +255,18 @@ impl Model {
                 }
             }
             Op::MoveDead(step) => self.move_dead(step, fresh)?,
+            Op::Unblock(group, positions, false) => {
+                for position in positions {
+                    if let Some(life) = self.group(group).lives.get_mut(position) {
+                        life.freed = Freed::Yes;
+                    }
+                }
+            }
+            Op::Unblock(group, positions, true) => {
+                for position in positions {
+                    self.bury(group, *position, REJECTED);
+                }
+            }
             Op::PutState(key, Some(value)) => drop(self.states.insert(key.clone(), value.clone())),
             Op::PutState(key, None) => drop(self.states.remove(key)),
             Op::Forget(group, identity) => {
@@ -291,6 +317,7 @@ impl Model {
             leases_lost: 0,
             leases_lost_maybe: 0,
             ledger: BTreeMap::new(),
+            skips: BTreeMap::new(),
             again: None,
             moved_at: Position::START,
         };
@@ -403,7 +430,9 @@ impl Model {
                 let keeps = group.spec.ledger.is_some();
                 let event = self.stream(&stream).events[&token.position].event.clone();
                 if keeps {
-                    self.group(name).ledger.insert(identity(&event), (token.position, now));
+                    let group = self.group(name);
+                    group.ledger.insert(identity(&event), (token.position, now));
+                    group.skips.remove(&identity(&event));
                 }
                 for (to, event) in outputs {
                     self.append(to, event, now, fresh)?;
@@ -413,6 +442,12 @@ impl Model {
                 life.state = State::Done;
                 group.done += 1;
                 group.skipped += 1;
+                let told = group.spec.after && group.spec.ledger.is_some();
+                let name_of = identity(&self.stream(&stream).events[&token.position].event);
+                let group = self.group(name);
+                if told && !group.ledger.contains_key(&name_of) {
+                    group.skips.insert(name_of, (token.position, now));
+                }
             }
             Settlement::Release => life.state = State::Waiting,
             Settlement::RetryAt { at, attempts, crashes } => {
@@ -424,53 +459,10 @@ impl Model {
                 }
             }
             Settlement::Bury { failure, .. } => {
-                life.state = State::Dead;
                 if attempt.is_some() {
                     life.remember();
                 }
-                let attempts = life.history;
-                group.dead += 1;
-                let event = self.stream(&stream).events[&token.position].event.clone();
-                self.letters.entry(stream).or_default().push(Letter {
-                    id: None,
-                    group: name.clone(),
-                    position: token.position,
-                    event,
-                    state: DeadState::Parked,
-                    message: failure.message.clone(),
-                    attempts,
-                });
-            }
-        }
-        Ok(())
-    }
-
-    fn move_dead(&mut self, step: &DeadStep, fresh: &mut Fresh) -> Result<(), String> {
-        let stream = step.stream.origin();
-        if let Some((key, value)) = &step.progress {
-            self.states.insert(key.clone(), value.clone());
-        }
-        for (index, id) in step.ids.iter().enumerate() {
-            let letters = self.letters.entry(stream.clone()).or_default();
-            let Some(letter) = letters.iter_mut().find(|letter| letter.id == Some(*id)) else { continue };
-            match &step.action {
-                DeadAction::Reprocess { force, edited } => {
-                    let again = *force && letter.state == DeadState::Reprocessed;
-                    if letter.state != DeadState::Parked && !again {
-                        continue;
-                    }
-                    letter.state = DeadState::Reprocessed;
-                    let letter = letter.clone();
-                    let event = edited.get(index).unwrap_or(&letter.event);
-                    let position = self.take(&stream, event, Some(&letter.group), letter.attempts, fresh)?;
-                    if let Some(facts) = self.stream(&stream).events.get_mut(&position) {
-                        facts.forced = *force;
-                    }
-                }
-                DeadAction::Resolve if letter.state == DeadState::Parked => letter.state = DeadState::Resolved,
-                DeadAction::Discard if letter.state == DeadState::Parked => letter.state = DeadState::Discarded,
-                DeadAction::Resolve | DeadAction::Discard => {}
-                DeadAction::Recall | DeadAction::Purge => return Err("the model knows no such step".to_owned()),
+                self.bury(name, token.position, &failure.message);
             }
         }
         Ok(())
@@ -523,6 +515,9 @@ impl Model {
                     (&mut life.history, other.history),
                 ] {
                     range.widen(other);
+                }
+                if life.freed != other.freed {
+                    life.freed = Freed::Maybe;
                 }
                 if let (State::Waiting | State::Due(_), State::Due(at)) = (life.state, other.state)
                     && life.state != other.state

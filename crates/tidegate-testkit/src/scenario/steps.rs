@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tidegate_core::{
+    after::AFTER,
     dedupe::DedupeKey,
     delivery::{Attempt, LeaseToken, Position, Settlement},
     event::{DELIVER_AT, Data, EXPIRY_TIME, Event, PARTITION_KEY},
@@ -17,6 +18,8 @@ use tidegate_core::{
 };
 
 use super::{
+    at_once,
+    expect::promise,
     model::{Op, Settling, State, identity},
     world::{Judged, World},
 };
@@ -50,6 +53,7 @@ fn stream(name: &str) -> StreamSpec {
 }
 
 fn group(name: &str, from: &str, order: Option<OnFailure>, ledger: bool, mark_claims: bool) -> GroupSpec {
+    let after = ["free", "blocking", "guest"].contains(&name);
     GroupSpec {
         name: group_name(name),
         stream: stream_name(from),
@@ -59,6 +63,7 @@ fn group(name: &str, from: &str, order: Option<OnFailure>, ledger: bool, mark_cl
         on_failure: order.unwrap_or_default(),
         // Longer than any run, so that the model need not guess when an entry went.
         ledger: ledger.then_some(Duration::from_secs(30 * 24 * 3600)),
+        after,
         mark_claims,
     }
 }
@@ -114,6 +119,13 @@ impl Publisher {
         if rng.u8(0..4) > 0 {
             event = event.with_extension(PARTITION_KEY, format!("k{}", rng.u8(0..5)));
         }
+        if rng.u8(0..6) == 0 {
+            let names = (0..rng.u8(1..4)).map(|_| rng.u64(self.next.saturating_sub(12)..self.next + 4));
+            let names: Vec<String> = names.filter(|other| *other != name).map(|other| format!("e{other}")).collect();
+            if !names.is_empty() {
+                event = event.with_extension(AFTER, names.join(","));
+            }
+        }
         let soon = |rng: &mut fastrand::Rng| now.plus(Duration::from_millis(rng.u64(1..60_000))).to_string();
         if rng.u8(0..12) == 0 {
             event = event.with_extension(DELIVER_AT, soon(rng));
@@ -137,7 +149,8 @@ pub(super) fn step(world: &mut World<'_>, publisher: &mut Publisher) -> Judged {
             world.clock.advance(by);
             Ok(())
         }
-        89..93 => move_dead(world),
+        89..92 => move_dead(world),
+        92 => unblock(world),
         93 => forget(world),
         94 => put_state(world),
         95 => regroup(world),
@@ -276,6 +289,29 @@ fn move_dead(world: &mut World<'_>) -> Judged {
         progress,
     };
     world.perform(&Op::MoveDead(step)).map(drop)
+}
+
+/// Something that waits, by what the store says, is let go or buried.
+fn unblock(world: &mut World<'_>) -> Judged {
+    let Some(group) = some_group(world) else { return Ok(()) };
+    let mut listed = blocked(world, &group)?;
+    world.rng.shuffle(&mut listed);
+    listed.truncate(world.rng.usize(1..4));
+    let bury = world.rng.u8(0..3) == 0;
+    if listed.is_empty() { Ok(()) } else { world.perform(&Op::Unblock(group, listed, bury)).map(drop) }
+}
+
+/// What waits for other events, by what the store says: each of them must be one that does.
+pub(super) fn blocked(world: &World<'_>, name: &GroupName) -> Judged<Vec<Position>> {
+    // A disk that fails may hide some.
+    let Ok(page) = at_once(world.store().blocked(name, Position::START, 1000)) else { return Ok(Vec::new()) };
+    let group = &world.model.groups[name];
+    let stream = &world.model.streams[&group.spec.stream];
+    for one in &page.items {
+        let (_, may) = group.waits(stream, one.stored.position, world.now());
+        promise!(may, "{name} lists {} as waiting for {:?}", one.stored.event.id, one.waits_for);
+    }
+    Ok(page.items.into_iter().map(|one| one.stored.position).collect())
 }
 
 fn pick(world: &mut World<'_>, letters: &[(Position, DeadState, Event, GroupName)]) -> Vec<Position> {

@@ -5,15 +5,15 @@ use std::{sync::Arc, time::Duration};
 use tidegate_core::{
     clock::{Clock, Timestamp},
     delivery::{Delivery, LeaseToken, Position, SettleStatus, Settled, Settlement},
-    fault::{Fault, FaultKind},
+    fault::{Failure, Fault, FaultClass, FaultKind},
     names::GroupName,
-    store::{Appended, Claim, Claimed, DeadAction, DeadState, DeadStepStatus, Store},
+    store::{Appended, Claim, Claimed, DeadAction, DeadState, DeadStepStatus, Store, Unblock, UnblockHow},
 };
 
 use super::{
     Open, at_once,
     expect::{self, promise},
-    model::{End, Model, Op, State},
+    model::{End, Model, Op, REJECTED, State},
 };
 use crate::sim_disk::{DiskFault, SimDisk};
 
@@ -25,6 +25,7 @@ pub(super) enum Answer {
     Claimed(Claimed),
     Settled(Vec<SettleStatus>),
     Moved(Vec<DeadStepStatus>),
+    Unblocked(Vec<bool>),
     Forgotten(bool),
 }
 
@@ -131,6 +132,7 @@ impl<'a> World<'a> {
             | Op::RemoveGroup(_)
             | Op::Claim(_)
             | Op::MoveDead(_)
+            | Op::Unblock(..)
             | Op::PutState(..)
             | Op::Forget(..)
             | Op::Seek(..)
@@ -202,6 +204,13 @@ impl<'a> World<'a> {
                 Answer::Settled(at_once(store.settle(settled.collect()))?)
             }
             Op::MoveDead(step) => Answer::Moved(at_once(store.move_dead(step))?),
+            Op::Unblock(group, positions, bury) => {
+                let failure = Failure::new(FaultClass::Invalid, REJECTED);
+                let how = if *bury { UnblockHow::Bury { failure, config: "sim".into() } } else { UnblockHow::Run };
+                let (group, positions) = (group.clone(), positions.clone());
+                let ask = Unblock { group, positions, how, by: "sim".into(), reason: "because".into() };
+                Answer::Unblocked(at_once(store.unblock(&ask))?)
+            }
             Op::PutState(key, value) => at_once(store.put_state(key, value.as_deref())).map(|()| Answer::Nothing)?,
             Op::Forget(group, (source, id)) => Answer::Forgotten(at_once(store.forget(group, source, id))?),
             Op::Seek(group, to, again) => at_once(store.seek(group, *to, *again)).map(|_| Answer::Nothing)?,
@@ -248,6 +257,11 @@ impl<'a> World<'a> {
                     judge_move(&step.action, letter.map(|letter| letter.state), *status)
                         .map_err(|what| format!("dead letter {id}: {what}"))?;
                 }
+                Ok(())
+            }
+            (Op::Unblock(group, positions, _), Answer::Unblocked(freed)) => {
+                // They were listed right before.
+                promise!(freed.iter().all(|freed| *freed), "{positions:?} of {group} were answered with {freed:?}");
                 Ok(())
             }
             (Op::Forget(group, identity), Answer::Forgotten(known)) => {
@@ -325,6 +339,8 @@ impl<'a> World<'a> {
         promise!(group.may_be_due(stream, position, now), "it is not due: {:?}", life.state);
         let unrun = group.unrun(stream, position, now);
         promise!(!unrun.duplicate && !unrun.expired, "nobody has to run it: {unrun:?}");
+        let (waits, _) = group.waits(stream, position, now);
+        promise!(!waits, "it waits for {:?}", tidegate_core::after::names(&facts.event));
         let blocked = group.blocked_by(stream, position, now);
         promise!(blocked.is_none(), "{blocked:?} of the same key comes first");
         let (attempts, history) = (delivery.attempt.wrapping_sub(1), delivery.history.len() as u32);
@@ -402,7 +418,8 @@ impl<'a> World<'a> {
             Op::Settle(settled) => self.model.doubt_settle(settled),
             Op::Claim(group) => self.model.doubt_claim(group, now),
             Op::DeclareStream(_) | Op::DeclareGroup(_) | Op::RemoveGroup(_) | Op::Append(..) => {}
-            Op::MoveDead(_) | Op::PutState(..) | Op::Forget(..) | Op::Seek(..) | Op::Upkeep => {}
+            Op::MoveDead(_) | Op::Unblock(..) | Op::PutState(..) | Op::Forget(..) => {}
+            Op::Seek(..) | Op::Upkeep => {}
         }
         let fresh = expect::fresh(&*self.store(), &self.model)?;
         expect::nothing_more(&fresh).map_err(|what| format!("refused, and yet {what}"))?;

@@ -4,7 +4,9 @@ use clap::Subcommand;
 use serde_json::json;
 
 use super::{
-    Agreed, Asking, Because, instant,
+    Agreed, Asking, Because,
+    blocked::{Blocked, Unblock},
+    instant,
     replay::Replay,
     steer::{Drain, Seek},
 };
@@ -25,6 +27,7 @@ pub(super) const COLUMNS: &[Column] = &[
     column("dead", "/dead"),
     wide("duplicates", "/duplicates"),
     wide("skipped", "/skipped"),
+    wide("blocked", "/blocked"),
     wide("blocked keys", "/blocked_keys"),
     wide("replays", "/side/of"),
     column("oldest s", "/oldest_waiting_age_seconds"),
@@ -74,6 +77,20 @@ pub(super) enum Group {
         name: String,
         #[command(flatten)]
         seek: Seek,
+    },
+    /// List what waits for other events to be done, and for which.
+    Blocked {
+        /// Group.
+        name: String,
+        #[command(flatten)]
+        which: Blocked,
+    },
+    /// Let an event go that waits for others, or reject it to the dead letters.
+    Unblock {
+        /// Group.
+        name: String,
+        #[command(flatten)]
+        unblock: Unblock,
     },
     /// Handle a range of the stream of a group once more, in a side group with a ledger of its own; or say what that
     /// would mean.
@@ -125,6 +142,8 @@ impl Group {
                 cx.ui.confirm(agreed.yes, &format!("forget group {name}, its progress and its ledger"))?;
                 (name, "remove", json!({ "reason": because.reason }))
             }
+            Self::Blocked { name, which } => return which.run(cx, &name).await,
+            Self::Unblock { name, unblock } => return unblock.run(cx, &name).await,
             Self::Seek { name, seek } => return seek.run(cx, &name).await,
             Self::Replay { name, replay } => return replay.run(cx, &name).await,
             Self::Drain { name, drain } => return drain.run(cx, &name).await,

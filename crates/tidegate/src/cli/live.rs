@@ -26,6 +26,7 @@ const GROUPS: &[Column] = &[
     column("in/s", "/in_per_second"),
     column("out/s", "/out_per_second"),
     column("depth", "/depth"),
+    column("blocked", "/blocked"),
     column("in flight", "/in_flight"),
     column("oldest", "/oldest_waiting_age_seconds"),
     column("latency p50", "/latency_p50"),

@@ -41,6 +41,9 @@ pub(super) struct Publish {
     /// CloudEvents `subject`.
     #[arg(long)]
     subject: Option<String>,
+    /// Extension attribute, such as `timeout=90s` or `after=scan-1,crop-1`; may be given several times.
+    #[arg(long = "attribute", value_name = "NAME=VALUE", value_parser = attribute)]
+    attributes: Vec<(String, String)>,
     /// CloudEvents `datacontenttype`; `application/json` when the data is JSON, else text or bytes.
     #[arg(long)]
     content_type: Option<String>,
@@ -80,6 +83,9 @@ impl Publish {
         let id = self.id.unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
         let mut event = Event::new(id, self.source, self.kind);
         event.subject = self.subject.map(Into::into);
+        for (name, value) in self.attributes {
+            event = event.with_extension(name, value);
+        }
         let is_json = serde_json::from_slice::<&serde_json::value::RawValue>(&bytes).is_ok();
         let guess = match std::str::from_utf8(&bytes) {
             Ok(_) if is_json => "application/json",
@@ -93,6 +99,11 @@ impl Publish {
         event.check()?;
         Ok(event)
     }
+}
+
+fn attribute(text: &str) -> Result<(String, String), String> {
+    let pair = text.split_once('=').ok_or("it has no \"=\" between name and value")?;
+    Ok((pair.0.to_owned(), pair.1.to_owned()))
 }
 
 fn standard_input() -> Result<Vec<u8>, Failed> {

@@ -68,6 +68,10 @@ pub struct GroupConfig {
     /// The results lie in a stream of the group's name with the ending `.results`, which comes with it.
     #[serde(default)]
     pub results: Option<ResultsConfig>,
+    /// Whether an event waits until those that its extension attribute `after` names are done in this group. Absent =
+    /// `wait` in a group with a ledger and without a filter, `ignore` in any other.
+    #[serde(default)]
+    pub after: Option<After>,
     /// What processes the events.
     pub sink: SinkConfig,
 }
@@ -167,6 +171,17 @@ pub enum OnFailure {
     Block,
 }
 
+/// What a group does with events that name others in their `after`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum After {
+    /// They wait until those are done, or not let through by the group's filter. The ledger says so, as long as it keeps it;
+    /// what a filter does not let through costs an entry of it too.
+    Wait,
+    /// They run in their turn.
+    Ignore,
+}
+
 /// Where a new group starts in its stream.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -200,8 +215,14 @@ impl GroupConfig {
                 OnFailure::Block => store::OnFailure::Block,
             },
             ledger: self.ledger.on().map(|ledger| ledger.keep.get()),
+            after: self.after.map_or(self.ledger.on().is_some() && !self.filters(), |after| after == After::Wait),
             mark_claims,
         }
+    }
+
+    /// Tells whether it lets some events pass without an attempt.
+    fn filters(&self) -> bool {
+        self.filter.is_some() || self.stages.iter().any(|stage| matches!(stage, Stage::Where(_)))
     }
 
     /// Returns the law of its retries.
@@ -248,6 +269,9 @@ impl GroupConfig {
             .require((LEASE_MIN..=LEASE_MAX).contains(&self.lease), || format!("must be {LEASE_MIN} to {LEASE_MAX}"));
         here.at("on_failure").require(self.on_failure == OnFailure::Skip || self.order_by.is_some(), || {
             "block needs order_by: without an order key nothing waits behind a failed event".to_owned()
+        });
+        here.at("after").require(self.after != Some(After::Wait) || self.ledger.on().is_some(), || {
+            "wait needs the ledger, which says what is done".to_owned()
         });
         let retry = here.at("retry");
         retry.at("attempts").require((1..=limits::ATTEMPTS_MAX).contains(&self.retry.attempts), || {

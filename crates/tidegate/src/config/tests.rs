@@ -231,6 +231,13 @@ fn relations_are_checked() {
     go("timeout: 30s", "timeout: 30s\n    lease: 100ms", "100ms", "lease", "must be 1s to 12h");
     let most = "timeout: 30s\n    timeout_max: 29s";
     go("timeout: 30s", most, "29s", "timeout_max", "must not be shorter than timeout, 30s");
+    check(
+        "ledger: { keep: 30d }",
+        "ledger: off\n    after: wait",
+        "wait",
+        &format!("{deliver}.after: "),
+        "needs the ledger",
+    );
     go("keep: 30d", "keep: 0d", "0d", "ledger.keep", "must be more than zero; ledger: off ends it");
     go("https://", "ftp://", "\"ftp:", "sink.url", "");
     check("to: orders", "to: mail", "mail", "sources.intake.to: there is no stream \"mail\"", "(known: orders)");

@@ -109,6 +109,7 @@ pub(super) fn rare(notice: &Notice) {
         | Notice::GroupRemoved { .. }
         | Notice::GroupDraining { .. }
         | Notice::GroupDrained { .. }
+        | Notice::Unblocked { .. }
         | Notice::BreakerOpened { .. }
         | Notice::BreakerProbing { .. }
         | Notice::BreakerClosed { .. }
@@ -219,6 +220,10 @@ fn of_the_work(notice: &Notice) {
         }
         Notice::GroupDraining { group, by, reason, until } => {
             info!(notice = name, %group, by, reason, %until, "{group} finishes what is there and pauses then");
+        }
+        Notice::Unblocked { group, event, position, rejected, by, reason } => {
+            let what = if *rejected { "is rejected" } else { "waits for no other event any more" };
+            info!(notice = name, %group, %event, %position, by, reason, "event {event} of {group} {what}");
         }
         Notice::GroupDrained { group, left, by } => {
             info!(notice = name, %group, left, by, "{group} is drained and paused, {left} are left");

@@ -171,6 +171,11 @@ fn operate_is_as_it_says() {
 }
 
 #[test]
+fn tasks_is_as_it_says() {
+    walk("tasks.md");
+}
+
+#[test]
 fn recover_is_as_it_says() {
     walk("recover.md");
 }

@@ -31,6 +31,8 @@ fn sample(seconds: i64, waiting: u64, oldest: u64) -> Sample {
         parked: 0,
         expired: 0,
         dropped: 0,
+        blocked: 0,
+        oldest_blocked: None,
         oldest_waiting: Some(Duration::from_secs(oldest)),
         blocked_keys: 0,
         leases_lost: 0,

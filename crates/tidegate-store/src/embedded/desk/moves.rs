@@ -31,9 +31,6 @@ struct Staged {
 /// Bytes of events that one step may bring, so that it fits a commit.
 const STEP_EVENTS: usize = limits::STEP_BYTES_MAX - limits::COMMIT_BYTES_MAX;
 
-/// Most deliveries that a group must look at for the first time so that one can be taken back.
-const RECALL_REACH: u64 = limits::ORDER_LOOKAHEAD_MAX as u64;
-
 fn allows(state: DeadState, action: &DeadAction) -> bool {
     match action {
         DeadAction::Reprocess { force, .. } => state == DeadState::Parked || *force,
@@ -173,14 +170,16 @@ fn hold(group: &Arc<Group>, inner: &mut GroupInner, seq: u64, commit: &mut Step)
     if inner.seeking.is_some() {
         return false;
     }
-    if seq >= inner.cursor && seq - inner.cursor < RECALL_REACH && seq <= group.stream.last() {
+    if inner.within_reach(seq) && seq <= group.stream.last() {
         inner.cover(seq + 1);
     }
-    let waits = |state| matches!(state, EntryState::Ready | EntryState::Blocked | EntryState::Due(_));
+    let waits =
+        |state| matches!(state, EntryState::Ready | EntryState::Blocked | EntryState::After | EntryState::Due(_));
     let Some(entry) = inner.entries.get(&seq).filter(|entry| entry.attempts == 0 && waits(entry.state)) else {
         return false;
     };
-    let before = entry.state;
+    // What waits for others is looked at again when this could not be written.
+    let before = if entry.state == EntryState::After { EntryState::Ready } else { entry.state };
     inner.change(seq, EntryState::Settling);
     commit.items.push(Item::Settle(Settle { group: group.id, seq, how: How::NotMine }));
     commit.staged.push((Arc::clone(group), seq, before));

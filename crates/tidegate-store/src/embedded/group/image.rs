@@ -38,6 +38,8 @@ struct EntryImage {
     history: Vec<(i64, u64, u8, u32)>,
     /// Its history already holds that of its earlier life.
     recalled: bool,
+    /// Somebody let it go.
+    freed: bool,
 }
 
 impl GroupImage {
@@ -79,6 +81,7 @@ impl GroupInner {
                 crashes: entry.crashes + crash,
                 history,
                 recalled: entry.recalled,
+                freed: entry.freed,
             });
         }
         GroupImage {
@@ -111,6 +114,7 @@ impl GroupInner {
             entry.attempts = old.attempts;
             entry.crashes = old.crashes;
             entry.recalled = old.recalled;
+            entry.freed = old.freed;
             entry.journaled = old.due.is_some();
             for (at, took, class, number) in &old.history {
                 entry.history.get_or_insert_default().push(Note {

@@ -2,7 +2,10 @@
 
 use tidegate_core::{clock::Timestamp, event::Fingerprint};
 
-use super::{super::segment::Lsn, Counts, Entry, GroupInner, State};
+use super::{
+    super::{seen::Mark, segment::Lsn},
+    Counts, Entry, GroupInner, State,
+};
 
 impl GroupInner {
     /// Starts anew at another place. Whoever still holds a lease has lost it.
@@ -17,6 +20,7 @@ impl GroupInner {
         self.keys.clear();
         self.busy.clear();
         (self.blocked, self.in_flight) = (0, 0);
+        self.waits.clear();
         self.counts = Counts::default();
         (self.hint, self.seeking) = (None, None);
     }
@@ -26,7 +30,7 @@ impl GroupInner {
     pub(crate) fn is_known(&self, seq: u64, fingerprint: Fingerprint, forced: bool, now: Timestamp) -> bool {
         // A ledger that cannot be read must not stop the group: the effect may be repeated, and the store says so.
         let mark = self.ledger.as_ref().and_then(|seen| seen.get(fingerprint, now).ok().flatten());
-        mark.is_some_and(|mark| {
+        mark.filter(Mark::is_done).is_some_and(|mark| {
             let again = self.again.is_some_and(|(before, at)| seq < before && mark.at <= at);
             !again && (!forced || mark.number >= seq)
         })

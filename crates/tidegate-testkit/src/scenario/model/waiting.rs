@@ -37,6 +37,32 @@ impl GroupModel {
         due && facts.and_then(|facts| facts.deliver_at).is_none_or(|at| at <= now)
     }
 
+    /// Tells whether it has to wait for other events, and whether it may: what is not known for sure is both.
+    pub(in crate::scenario) fn waits(&self, stream: &StreamModel, position: Position, now: Timestamp) -> (bool, bool) {
+        let life = self.lives.get(&position).filter(|life| !life.is_over() && life.freed != Freed::Yes);
+        let (Some(life), Some(facts)) = (life, stream.events.get(&position)) else { return (false, false) };
+        if !self.spec.after || self.spec.ledger.is_none() {
+            return (false, false);
+        }
+        let (mut must, mut may) = (false, false);
+        for name in &facts.after {
+            let Some((at, when)) = self.ledger.get(name).or_else(|| self.skips.get(name)) else {
+                (must, may) = (true, true);
+                continue;
+            };
+            // It is to be done once more, unless the store found that nobody has to.
+            let again = self.again.is_some_and(|(last, since)| at <= &last && when <= &since);
+            if again && self.lives.get(at).is_some_and(|life| !life.is_over()) {
+                must |= !self.unrun(stream, *at, now).any();
+                may = true;
+            }
+        }
+        // Who was tried before does not wait again.
+        let fresh = life.attempts.most == 0 && life.history.most == 0 && life.freed == Freed::No;
+        let untried = life.attempts.least == 0 && life.history.least == 0;
+        (must && fresh, may && untried)
+    }
+
     /// Tells why the order of keys forbids to lend this delivery now; none when it may be lent.
     pub(in crate::scenario) fn blocked_by(
         &self,
@@ -54,6 +80,10 @@ impl GroupModel {
             _ if self.unrun(stream, other, now).any() => false,
             // It left the order of its key when it was put off.
             _ if stream.events.get(&other).is_some_and(|facts| facts.deliver_at.is_some()) => false,
+            // It holds its key while it waits for others, or lets those behind it pass.
+            (on_failure, _) if self.waits(stream, other, now).1 => {
+                on_failure == OnFailure::Block && self.waits(stream, other, now).0
+            }
             // An event for later holds nobody back; a failed one does when the group says so.
             (on_failure, State::Due(_) | State::MaybeDue(_)) => on_failure == OnFailure::Block,
             (OnFailure::Skip | OnFailure::Block, _) => self.is_due(stream, other, now),
@@ -67,6 +97,7 @@ impl GroupModel {
         let may = |position: &Position| {
             self.is_due(stream, *position, now)
                 && !self.unrun(stream, *position, now).any()
+                && !self.waits(stream, *position, now).1
                 && self.blocked_by(stream, *position, now).is_none()
                 && !self.has_twin(stream, *position)
                 && !self.may_wait(stream, *position, now)
@@ -81,7 +112,10 @@ impl GroupModel {
         let put_off = |other: &Position| stream.events.get(other).is_some_and(|facts| facts.deliver_at.is_some());
         key.is_some()
             && self.lives.iter().any(|(other, life)| {
-                let odd = put_off(&position) || put_off(other) || self.unrun(stream, *other, now).any();
+                let odd = put_off(&position)
+                    || put_off(other)
+                    || self.unrun(stream, *other, now).any()
+                    || self.waits(stream, *other, now).1;
                 *other != position && life.key == key && !life.is_over() && odd
             })
     }
