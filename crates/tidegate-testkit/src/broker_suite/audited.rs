@@ -29,12 +29,14 @@ pub struct Audited {
     /// None between two openings.
     store: Option<Arc<dyn Store>>,
     seen: Seen,
+    /// Held by the one audit that may run at a time: counts that were asked for earlier must not be compared later.
+    turn: tokio::sync::Mutex<()>,
 }
 
 impl Audited {
     /// Wraps a store; `seen` carries what was seen before a restart.
     pub fn new(store: Arc<dyn Store>, seen: Seen) -> Self {
-        Self { store: Some(store), seen }
+        Self { store: Some(store), seen, turn: tokio::sync::Mutex::default() }
     }
 
     /// Lets go of the store, so that its place can be opened again.
@@ -48,6 +50,7 @@ impl Audited {
 
     /// Checks the accounting of every group.
     pub async fn audit(&self, step: &str) {
+        let _turn = self.turn.lock().await;
         let Ok(groups) = self.store().groups().await else { return };
         let mut seen = self.seen.lock();
         let names: Vec<_> = groups.iter().map(|group| group.name.clone()).collect();
