@@ -16,6 +16,7 @@ use futures::FutureExt;
 use parking_lot::Mutex;
 use tidegate_core::{
     clock::{Clock, Timestamp},
+    fault::FaultKind,
     notice::Notice,
     service::{Context, Service, StopPhase},
 };
@@ -25,6 +26,8 @@ use tokio::sync::Notify;
 const RESTART_FIRST: Duration = Duration::from_millis(100);
 /// Longest such wait.
 const RESTART_MAX: Duration = Duration::from_secs(30);
+/// Longest such wait for one that ended because something was away: whoever waits for it must go on when it is back.
+const RESTART_MAX_AWAY: Duration = Duration::from_secs(2);
 /// A service that ran for this long was well; its next crash counts as the first.
 const STEADY: Duration = Duration::from_secs(60);
 
@@ -202,11 +205,15 @@ impl Supervisor {
         let mut wait = RESTART_FIRST;
         loop {
             let ran = self.cx.clock.stopwatch();
-            let fault = match AssertUnwindSafe(service.run(self.cx.clone())).catch_unwind().await {
+            let (fault, most) = match AssertUnwindSafe(service.run(self.cx.clone())).catch_unwind().await {
                 Ok(Ok(())) => return,
-                Ok(Err(fault)) => fault.to_string(),
-                Err(panic) => panic_text(&*panic),
+                Ok(Err(fault)) if matches!(fault.kind, FaultKind::Unavailable | FaultKind::Timeout) => {
+                    (fault.to_string(), RESTART_MAX_AWAY)
+                }
+                Ok(Err(fault)) => (fault.to_string(), RESTART_MAX),
+                Err(panic) => (panic_text(&*panic), RESTART_MAX),
             };
+            wait = wait.min(most);
             if ran.elapsed() >= STEADY {
                 wait = RESTART_FIRST;
             }

@@ -5,13 +5,17 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use tidegate_core::{
     delivery::LeaseToken,
-    fault::{Fault, Result},
+    fault::{Fault, Result, Retry},
     service::{Context, Service},
 };
 
 use super::Group;
 
-/// Renews leases at a third of their length, so that two renewals may fail before one is lost.
+/// Part of a third of a lease after which a renewal that failed is tried again.
+const AGAIN: u32 = 10;
+
+/// Renews leases at a third of their length, and again soon when that fails, so that an outage that is shorter than the
+/// rest of a lease loses none.
 pub(super) struct Renewer(pub(super) Arc<Group>);
 
 #[async_trait]
@@ -22,6 +26,7 @@ impl Service for Renewer {
 
     async fn run(&self, cx: Context) -> Result<()> {
         let third = (self.0.policy.lease / 3).max(Duration::from_millis(1));
+        let mut pause = third;
         loop {
             // The heartbeat ends last: while anything is held, draining or not, its lease is kept.
             let ended = async {
@@ -29,7 +34,13 @@ impl Service for Renewer {
                 self.0.flight.emptied().await;
             };
             tokio::select! {
-                () = cx.clock.sleep(third) => self.renew().await?,
+                () = cx.clock.sleep(pause) => {
+                    pause = match self.renew().await {
+                        Ok(()) => third,
+                        Err(fault) if fault.retry == Retry::Never => return Err(fault),
+                        Err(_) => third / AGAIN,
+                    };
+                }
                 () = ended => return Ok(()),
                 () = cx.stop.aborted() => return Ok(()),
             }

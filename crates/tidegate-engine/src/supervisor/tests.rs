@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicUsize;
 
 use async_trait::async_trait;
 use tidegate_core::{
-    fault::{Fault, Result},
+    fault::{Fault, Origin, Result},
     notice::{Notices, Tap},
     service::{Stopper, stop},
 };
@@ -69,6 +69,35 @@ async fn a_crashed_service_is_started_again_after_a_growing_wait() {
     scene.stopper.drain();
     assert!(scene.supervisor.join(Duration::from_secs(1)).await.is_empty());
     assert!(scene.supervisor.services().is_empty());
+}
+
+/// Ends because what it needs is away.
+struct Needy;
+
+#[async_trait]
+impl Service for Needy {
+    fn name(&self) -> String {
+        "needy".to_owned()
+    }
+
+    async fn run(&self, _cx: Context) -> Result<()> {
+        Err(Fault::unavailable(Origin::Store, "it is away"))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_whose_need_is_away_looks_again_soon() {
+    let mut scene = scene();
+    scene.supervisor.service(Arc::new(Needy));
+    let mut waits = Vec::new();
+    for _ in 0..7 {
+        let told = scene.tap.wait_for(|_| true).await;
+        let Some(Notice::ServiceRestarted { after, .. }) = told else { panic!("{told:?}") };
+        waits.push(after.as_millis());
+    }
+    assert_eq!(waits, [100, 200, 400, 800, 1600, 2000, 2000]);
+    scene.stopper.abort();
+    assert!(scene.supervisor.join(Duration::from_secs(1)).await.is_empty());
 }
 
 #[tokio::test(start_paused = true)]
