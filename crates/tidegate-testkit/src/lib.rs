@@ -5,11 +5,13 @@
 
 pub mod broker_suite;
 pub mod hooked;
+pub mod redis_server;
 pub mod scenario;
 pub mod seeds;
 pub mod sim_disk;
 
 pub use self::{
     hooked::{Hooked, Hooks, Verb},
+    redis_server::RedisServer,
     sim_disk::SimDisk,
 };

@@ -1,10 +1,10 @@
 //! The whole suite of the seam, on every way to run the engine.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
-use tidegate_testkit::broker_suite;
+use tidegate_testkit::{RedisServer, broker_suite};
 
-use crate::places::{InMemory, Simulated, Threaded};
+use crate::places::{InMemory, OnRedis, Simulated, Threaded};
 
 macro_rules! concerns {
     ($($concern:ident),+ $(,)?) => {
@@ -38,7 +38,24 @@ macro_rules! concerns {
                 super::broker_suite::run(concat!(stringify!($concern), "::"), || Box::new(super::InMemory::new())).await;
             })+
         }
+
+        mod on_a_redis_server {
+            $(#[tokio::test]
+            async fn $concern() {
+                super::on_redis(concat!(stringify!($concern), "::")).await;
+            })+
+        }
     };
+}
+
+/// Runs a concern on a server of its own, and says how many cases that were.
+#[expect(clippy::print_stdout, reason = "the number of cases is part of the answer")]
+async fn on_redis(concern: &str) {
+    let server = Arc::new(RedisServer::start(&[]));
+    let summary = broker_suite::run(concern, || Box::new(OnRedis::new(&server))).await;
+    let lacking = summary.skipped.iter().filter(|case| !case.starts_with("after::")).count();
+    assert_eq!(lacking, 0, "the engine promises everything but that events wait for others");
+    println!("{concern} {} cases on Redis, {} left out", summary.ran.len(), summary.skipped.len());
 }
 
 concerns! {

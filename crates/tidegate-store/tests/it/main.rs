@@ -4,5 +4,6 @@
 mod conformance;
 mod damage;
 mod places;
+mod redis;
 mod simulation;
 mod threads;

@@ -1,4 +1,4 @@
-//! Places on which the embedded engine is tested: a simulated disk, a real folder, memory.
+//! Places on which the engines are tested: a simulated disk, a real folder, memory, a Redis server.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -11,8 +11,9 @@ use tidegate_core::{
 use tidegate_store::{
     disk::{Disk, MemoryDisk, RealDisk},
     embedded::{Embedded, EmbeddedOptions},
+    redis::{RedisOptions, RedisStore},
 };
-use tidegate_testkit::{SimDisk, broker_suite::Subject};
+use tidegate_testkit::{RedisServer, SimDisk, broker_suite::Subject};
 
 /// Where simulated stores lie.
 pub(crate) const DIR: &str = "/sim/data";
@@ -99,6 +100,31 @@ impl Subject for InMemory {
         let options = EmbeddedOptions::new(PathBuf::from("/memory"));
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
         Ok(Embedded::open(EmbeddedOptions { disk, clock: self.clock.clone(), spares: 0, ..options })?)
+    }
+
+    fn clock(&self) -> Clock {
+        self.clock.clone()
+    }
+}
+
+/// A prefix of its own on a server that the cases of one test share.
+pub(crate) struct OnRedis {
+    server: Arc<RedisServer>,
+    prefix: String,
+    clock: Clock,
+}
+
+impl OnRedis {
+    pub(crate) fn new(server: &Arc<RedisServer>) -> Self {
+        Self { server: Arc::clone(server), prefix: format!("{:x}:", fastrand::u64(..)), clock: clock() }
+    }
+}
+
+#[async_trait]
+impl Subject for OnRedis {
+    async fn open(&self) -> Result<Arc<dyn Store>> {
+        let options = RedisOptions::new(self.server.socket_url());
+        Ok(RedisStore::open(RedisOptions { prefix: self.prefix.clone(), clock: self.clock.clone(), ..options }).await?)
     }
 
     fn clock(&self) -> Clock {

@@ -1,0 +1,166 @@
+//! Chooses the engine that a configuration names, opens it, and looks whether it could be opened.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use tidegate_core::{
+    clock::Clock,
+    fault::{Fault, Result},
+    notice::Notices,
+    store::Store,
+};
+
+use crate::{
+    disk,
+    embedded::{Embedded, EmbeddedOptions},
+};
+
+/// Names of the engines that [`open`] knows.
+pub const ENGINES: [&str; 2] = ["embedded", "memory"];
+/// How the address of a Redis server begins.
+pub const REDIS: &str = "redis://";
+
+/// What is said of an address of a server when its engine is not there.
+pub const LEFT_OUT: &str = "this program was built without the engine redis (feature \"redis\")";
+
+/// What decides which engine is opened, and how.
+#[derive(Debug, Clone)]
+pub struct Opening {
+    /// The engine: a name of [`ENGINES`], or an address.
+    pub engine: String,
+    /// Directory of the node's data.
+    pub data: std::path::PathBuf,
+    /// Bytes on its disk that the engine in the node keeps free.
+    pub disk_reserve: u64,
+    /// Name of the node.
+    pub node: String,
+    /// Settings of the engine on Redis.
+    pub redis: RedisSettings,
+    /// The clock.
+    pub clock: Clock,
+    /// Where to tell what happens.
+    pub notices: Notices,
+}
+
+/// Settings of the engine on Redis beside the address.
+#[derive(Debug, Clone)]
+pub struct RedisSettings {
+    /// User to log in as; none = the default user.
+    pub user: Option<String>,
+    /// Password.
+    pub password: Option<Password>,
+    /// Put before the names of all keys.
+    pub prefix: String,
+    /// Longest time that one answer may take.
+    pub timeout: Duration,
+    /// Time between two looks for events that other programs appended.
+    pub poll: Duration,
+    /// Time without a sign of life after which other nodes work off what a node holds.
+    pub takeover: Duration,
+}
+
+impl Default for RedisSettings {
+    fn default() -> Self {
+        Self {
+            user: None,
+            password: None,
+            prefix: String::new(),
+            timeout: Duration::from_secs(10),
+            poll: Duration::from_millis(250),
+            takeover: Duration::from_secs(10),
+        }
+    }
+}
+
+/// A password; never shown.
+#[derive(Clone)]
+pub struct Password(pub String);
+
+impl std::fmt::Debug for Password {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// What a look at the server of an engine came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Look {
+    /// What it is, and what may be lost with it.
+    pub found: String,
+    /// What it must be.
+    pub required: String,
+    /// Whether it will do.
+    pub ok: bool,
+    /// What is better changed.
+    pub warning: Option<String>,
+}
+
+/// Opens an engine inside of this process by its name.
+pub fn open(engine: &str, data: &Path, clock: Clock, notices: Notices) -> Result<Arc<dyn Store>> {
+    open_with(engine, EmbeddedOptions { clock, notices, ..EmbeddedOptions::new(data) })
+}
+
+fn open_with(engine: &str, options: EmbeddedOptions) -> Result<Arc<dyn Store>> {
+    match engine {
+        "embedded" => Ok(Embedded::open(options)?),
+        "memory" => {
+            let disk = Arc::new(disk::MemoryDisk::default());
+            Ok(Embedded::open(EmbeddedOptions { disk, spares: 0, ..options })?)
+        }
+        other => Err(unknown(other)),
+    }
+}
+
+fn unknown(engine: &str) -> Fault {
+    Fault::invalid(format!("there is no engine {engine:?}; there are: {}, {REDIS}host:port/db", ENGINES.join(", ")))
+}
+
+/// Opens the engine that a configuration names.
+pub async fn open_engine(opening: Opening) -> Result<Arc<dyn Store>> {
+    if opening.engine.starts_with(REDIS) {
+        return open_redis(opening).await;
+    }
+    let Opening { engine, data, disk_reserve, clock, notices, .. } = opening;
+    open_with(&engine, EmbeddedOptions { clock, notices, disk_reserve, ..EmbeddedOptions::new(data) })
+}
+
+/// Looks at the server of an engine without changing anything; none when the engine has no server.
+pub async fn look(opening: &Opening) -> Option<Look> {
+    if opening.engine.starts_with(REDIS) { Some(look_at_redis(opening).await) } else { None }
+}
+
+#[cfg(feature = "redis")]
+fn redis_options(opening: &Opening) -> crate::redis::RedisOptions {
+    let RedisSettings { user, password, prefix, timeout, poll, takeover } = opening.redis.clone();
+    crate::redis::RedisOptions {
+        url: opening.engine.clone(),
+        user,
+        password: password.map(|password| password.0),
+        node: opening.node.clone(),
+        prefix,
+        timeout,
+        poll,
+        takeover,
+        clock: opening.clock.clone(),
+        notices: opening.notices.clone(),
+    }
+}
+
+#[cfg(feature = "redis")]
+async fn open_redis(opening: Opening) -> Result<Arc<dyn Store>> {
+    Ok(crate::redis::RedisStore::open(redis_options(&opening)).await?)
+}
+
+#[cfg(feature = "redis")]
+async fn look_at_redis(opening: &Opening) -> Look {
+    crate::redis::look(&redis_options(opening)).await
+}
+
+#[cfg(not(feature = "redis"))]
+async fn open_redis(_: Opening) -> Result<Arc<dyn Store>> {
+    Err(Fault::invalid(LEFT_OUT))
+}
+
+#[cfg(not(feature = "redis"))]
+async fn look_at_redis(_: &Opening) -> Look {
+    Look { found: LEFT_OUT.to_owned(), required: "the engine redis".to_owned(), ok: false, warning: None }
+}

@@ -1,0 +1,235 @@
+//! Claiming: what may be lent is shown by one script, judged here, and lent by a second one if it still may be.
+
+use std::sync::atomic::Ordering;
+
+use bytestring::ByteString;
+use tidegate_core::{
+    clock::Timestamp,
+    delivery::{Delivery, Lease, LeaseToken},
+    event::{DELIVER_AT, EXPIRY_TIME, Event},
+    fault::{FaultKind, Result},
+    limits,
+    store::{Claim, Claimed},
+};
+
+use super::{
+    RedisStore, Unheard,
+    entry::{Parsed, attempts, parse},
+    hex,
+    registry::{GroupHead, millis},
+    script::{Ask, SCRIPTS},
+};
+
+/// How long an event waits whose twin is being processed right now, in milliseconds.
+const TWIN_WAIT: u64 = 200;
+/// Most events that are looked at in one step.
+const PAGE: usize = 512;
+/// Most looks of one claim: enough to see past as many blocked deliveries as a group may have.
+const LOOKS_MAX: usize = 2 * limits::ORDER_LOOKAHEAD_MAX / PAGE;
+
+/// What one look showed.
+struct Shown {
+    generation: u64,
+    /// Whether there may be more than was shown.
+    more: bool,
+    due: Option<Timestamp>,
+    found: Vec<Parsed>,
+}
+
+/// A claim on its way.
+struct Claiming<'a> {
+    head: &'a GroupHead,
+    ask: &'a Claim,
+    now: Timestamp,
+    out: Claimed,
+    bytes: usize,
+}
+
+impl Claiming<'_> {
+    fn room(&self) -> usize {
+        self.ask.max.min(limits::CLAIM_MAX).saturating_sub(self.out.deliveries.len())
+    }
+}
+
+/// An instant in an attribute.
+pub(crate) fn instant(event: &Event, name: &str) -> Option<Timestamp> {
+    Timestamp::parse(event.extension(name)?).ok()
+}
+
+/// The order key of an event in a group, as the scripts know it; empty when it has none.
+pub(crate) fn key_text(head: &GroupHead, event: &Event) -> String {
+    let key = head.spec.order_by.as_ref().and_then(|order| order.key(event));
+    key.map_or_else(String::new, |key| format!("{key:016x}"))
+}
+
+impl RedisStore {
+    pub(crate) async fn claim_some(&self, ask: &Claim) -> Result<Claimed> {
+        let head = self.group_head(&ask.group).await?;
+        let now = self.options.clock.now();
+        let mut claiming = Claiming { head: &head, ask, now, out: Claimed::default(), bytes: 0 };
+        let mut page = claiming.room();
+        for _ in 0..LOOKS_MAX {
+            let shown = self.look(&mut claiming, page.min(PAGE)).await?;
+            claiming.out.next_due = shown.due;
+            if shown.found.is_empty() {
+                break;
+            }
+            let full = self.lend(&mut claiming, &shown).await?;
+            if full || !shown.more {
+                break;
+            }
+            // What was shown could mostly not be lent: a wider look finds sooner what can be.
+            page = (page * 2).clamp(16, PAGE);
+        }
+        if !claiming.out.deliveries.is_empty() {
+            claiming.out.next_due = None;
+        }
+        Ok(claiming.out)
+    }
+
+    fn of_session(&self, ask: &mut Ask, claiming: &Claiming<'_>) {
+        ask.number(claiming.head.id).text(&self.options.node).text(&hex(self.owner)).number(claiming.now.as_millis());
+    }
+
+    async fn look(&self, claiming: &mut Claiming<'_>, page: usize) -> Result<Shown> {
+        let mut ask = self.ask(&SCRIPTS.look);
+        self.of_session(&mut ask, claiming);
+        ask.number(page)
+            .number(millis(claiming.ask.lease))
+            .maybe_position(claiming.ask.before)
+            .number(limits::CLAIM_BYTES_MAX)
+            .number(limits::IN_FLIGHT_MAX)
+            .number(limits::ORDER_LOOKAHEAD_MAX);
+        let unheard = self.unheard(claiming);
+        ask.number(unheard.len());
+        for number in unheard {
+            ask.number(number);
+        }
+        let mut answer = self.run(ask, &format!("claim for group {:?}", claiming.ask.group.as_str())).await?;
+        let lost: u32 = answer.number()?;
+        if lost > 0 {
+            claiming.out.leases_lost += lost;
+            *self.told.lock().leases_lost.entry(claiming.head.id).or_default() += u64::from(lost);
+        }
+        let generation = answer.number()?;
+        let _known: u64 = answer.number()?;
+        let more = answer.flag()?;
+        let due = answer.maybe_time()?;
+        let stream = &claiming.head.spec.stream;
+        let found = answer.list()?.each(|entry| parse(&entry.entry()?, stream))?;
+        Ok(Shown { generation, more: more || answer.flag()?, due, found })
+    }
+
+    /// Lends what still may be lent of what was shown; returns whether nothing more can be.
+    async fn lend(&self, claiming: &mut Claiming<'_>, shown: &Shown) -> Result<bool> {
+        let mut ask = self.ask(&SCRIPTS.lend);
+        let call = self.calls.fetch_add(1, Ordering::Relaxed);
+        self.of_session(&mut ask, claiming);
+        ask.number(claiming.room())
+            .number(millis(claiming.ask.lease))
+            .number(call)
+            .number(shown.generation)
+            .number(limits::CLAIM_BYTES_MAX)
+            .number(claiming.bytes)
+            .number(limits::ORDER_LOOKAHEAD_MAX)
+            .number(TWIN_WAIT)
+            .number(shown.found.len());
+        for parsed in &shown.found {
+            self.candidate(&mut ask, claiming.head, parsed);
+        }
+        let ran = self.run(ask, &format!("claim for group {:?}", claiming.ask.group.as_str())).await;
+        let mut answer = ran.inspect_err(|fault| {
+            if matches!(fault.kind, FaultKind::Unavailable | FaultKind::Timeout) {
+                let ends_at = claiming.now.plus(claiming.ask.lease);
+                self.told.lock().unheard.push(Unheard { group: claiming.head.id, call, ends_at });
+            }
+        })?;
+        let mut lent = answer.list()?;
+        while !lent.is_empty() {
+            let mut one = lent.list()?;
+            let index: usize = one.number()?;
+            let Some(parsed) = shown.found.get(index.saturating_sub(1)) else { continue };
+            let (epoch, spent, crashes): (u64, u32, u32) = (one.number()?, one.number()?, one.number()?);
+            let history = attempts(&one.text()?);
+            let token = LeaseToken { owner: self.owner, group: claiming.head.id, position: parsed.position, epoch };
+            claiming.bytes += parsed.event.size();
+            claiming.out.deliveries.push(Delivery {
+                event: parsed.event.clone(),
+                stream: claiming.head.spec.stream.clone(),
+                position: parsed.position,
+                accepted_at: parsed.accepted_at(),
+                attempt: spent + 1,
+                crashes,
+                history,
+                lease: Lease { token, expires_at: claiming.now.plus(claiming.ask.lease) },
+            });
+        }
+        claiming.out.duplicates += answer.number::<u32>()?;
+        claiming.out.expired += answer.number::<u32>()?;
+        claiming.out.next_due = answer.maybe_time()?;
+        answer.flag()
+    }
+
+    /// Returns the calls for a group whose answers were lost: what they lent is given back by the next look. One may
+    /// be carried out later still, so they are remembered until their leases would have ended anyway.
+    fn unheard(&self, claiming: &Claiming<'_>) -> Vec<u64> {
+        let mut told = self.told.lock();
+        told.unheard.retain(|one| one.ends_at > claiming.now);
+        told.unheard.iter().filter(|one| one.group == claiming.head.id).map(|one| one.call).collect()
+    }
+
+    fn candidate(&self, ask: &mut Ask, head: &GroupHead, parsed: &Parsed) {
+        let event = &parsed.event;
+        let (group, past) = (parsed.head.group, &parsed.head.past);
+        ask.position(parsed.position)
+            .maybe(parsed.number)
+            .bytes(&self.mark(&event.source, &event.id))
+            .text(&key_text(head, event))
+            .maybe((group > 0).then_some(group))
+            .number(u8::from(parsed.head.forced))
+            .maybe(instant(event, EXPIRY_TIME).map(Timestamp::as_millis))
+            .maybe(instant(event, DELIVER_AT).map(Timestamp::as_millis))
+            .number(event.size())
+            .text(past);
+    }
+
+    /// By what ledgers recognise an event.
+    pub(crate) fn mark(&self, source: &ByteString, id: &ByteString) -> [u8; 16] {
+        self.key.of(source, id).to_le_bytes()
+    }
+
+    /// Returns when the group may have work, at the latest at `until`.
+    pub(crate) async fn wait_for_work(&self, head: &GroupHead, until: Timestamp) {
+        let clock = &self.options.clock;
+        let bell = self.wake.bell(head.id);
+        loop {
+            let notified = bell.notified();
+            tokio::pin!(notified);
+            notified.as_mut().enable();
+            let mut ask = self.ask(&SCRIPTS.peek);
+            ask.number(head.id).number(limits::ORDER_LOOKAHEAD_MAX);
+            let answer = self.run(ask, "look for work").await;
+            let told = answer.and_then(|mut answer| Ok((answer.flag()?, answer.maybe_time()?, answer.maybe_time()?)));
+            let now = clock.now();
+            let mut wake_at = until;
+            match told {
+                Ok((true, ..)) => return,
+                Ok((_, due, ends)) => wake_at = due.into_iter().chain(ends).chain([until]).min().unwrap_or(until),
+                // The claim that follows meets the same fault and says so; here it must only not spin.
+                Err(_) => {}
+            }
+            if wake_at <= now {
+                return;
+            }
+            // Other programs do not ring.
+            let pause = self.options.poll.min(wake_at.since(now));
+            tokio::select! {
+                () = notified => return,
+                () = clock.sleep(pause) => {}
+            }
+            if clock.now() >= until {
+                return;
+            }
+        }
+    }
+}

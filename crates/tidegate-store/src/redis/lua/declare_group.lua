@@ -1,0 +1,58 @@
+-- Makes a group or changes its settings.
+-- number for a new one, name, number of the stream, settings, start: `earliest`, `latest` or a position, block, ledger or '', mark, end or ''
+local fresh, name, sid, settings, start, block, led, mark, last = nx(), nx(), nx(), nx(), nx(), nx(), nx(), nx(), nx()
+local s = stream(sid)
+if not s then return redis.error_reply('TGMISSING stream') end
+if s.behind then
+  save()
+  return redis.error_reply('TGAGAIN later')
+end
+local known = call('HGET', T .. 'groups', name)
+local gid = known and string.match(known, '^(%d+) ')
+if gid and call('HGET', T .. 'g:' .. gid, 'sid') ~= sid then
+  return redis.error_reply('TGCONFLICT ' .. stream(call('HGET', T .. 'g:' .. gid, 'sid')).name)
+end
+if gid and (call('HGET', T .. 'g:' .. gid, 'endid') or '') ~= last then return redis.error_reply('TGCONFLICT end') end
+-- The number of the first event at a position or behind it, which is at most one behind the newest.
+local function number_at(id)
+  local entry = call('XRANGE', s.skey, id, '+', 'COUNT', 1)[1]
+  if entry then return number_of(s, entry) end
+  if not earlier(inc(s.last), id) then return s.acc + 1 end
+end
+if not gid then
+  local endn = last ~= '' and number_at(last)
+  local from = s.firstn
+  if start == 'latest' or s.acc < s.firstn then from = s.acc + 1 end
+  if start ~= 'latest' and start ~= 'earliest' then from = not earlier(start, s.first) and number_at(start) end
+  if not from or (last ~= '' and (not endn or endn < from)) then
+    save()
+    return redis.error_reply('TGINVALID ' .. s.first .. ' ' .. s.last)
+  end
+  if is_taken(fresh) then
+    save()
+    return redis.error_reply('TGAGAIN number')
+  end
+  gid = fresh
+  local curn, cur = s.firstn - 1, s.first
+  if from > s.acc then
+    curn, cur = s.acc, inc(s.last)
+  elseif from > s.firstn then
+    curn, cur = from - 1, start
+  end
+  call('HSET', T .. 'g:' .. gid, 'name', name, 'sid', sid, 'cur', cur, 'curn', S(curn), 'start', S(curn))
+  if endn then call('HSET', T .. 'g:' .. gid, 'endn', S(endn), 'endid', last) end
+  call('SADD', s.key .. ':g', gid)
+  call('SADD', T .. 'gids', gid)
+end
+call('HSET', T .. 'groups', name, gid .. ' ' .. settings)
+call('HSET', T .. 'g:' .. gid, 'block', block, 'mark', mark)
+if led == '' then
+  call('HDEL', T .. 'g:' .. gid, 'led')
+  call('UNLINK', T .. 'g:' .. gid .. ':led', T .. 'g:' .. gid .. ':ledt')
+else
+  call('HSET', T .. 'g:' .. gid, 'led', led)
+end
+local g = group(gid)
+g.moved = true
+save()
+return tonumber(gid)

@@ -1,0 +1,55 @@
+-- Dead letters. `:m` what is known of each, `:ix` by number, `:at` by burial, `:pk` parked ones, `:ch` all others by change.
+local PARKED, REPROCESSED, RESOLVED, DISCARDED, EXPIRED = 0, 1, 2, 3, 4
+local function letter_of(s, id)
+  local raw = call('HGET', s.key .. ':m', id)
+  return raw and cmsgpack.unpack(raw)
+end
+local function keep_letter(s, id, m)
+  call('HSET', s.key .. ':m', id, cmsgpack.pack(m))
+  if m.st == PARKED then
+    call('ZADD', s.key .. ':pk', m.at, id)
+  else
+    call('ZADD', s.key .. ':ch', m.ch and m.ch.at or m.at, id)
+  end
+end
+local function count_parked(s, m, by) call('HINCRBY', s.key .. ':parked', m.g, by) end
+local function new_letter(s, now, m, fields, history)
+  local id, n = add(s, now, fields)
+  m.n, m.z = n, size_of(fields)
+  call('ZADD', s.key .. ':ix', n, id)
+  call('ZADD', s.key .. ':at', m.at, id)
+  if m.p ~= '0-0' then call('HSET', s.key .. ':of', m.g .. ':' .. m.p, id) end
+  if m.st == PARKED then count_parked(s, m, 1) end
+  if history ~= '' then call('HSET', s.key .. ':h', id, history) end
+  keep_letter(s, id, m)
+  return id
+end
+local function change_letter(s, id, m, state, ch)
+  if m.st == PARKED then
+    call('ZREM', s.key .. ':pk', id)
+    count_parked(s, m, -1)
+  else
+    call('ZREM', s.key .. ':ch', id)
+  end
+  m.st, m.ch = state, ch
+  if state == PARKED then count_parked(s, m, 1) end
+  keep_letter(s, id, m)
+end
+local function forget_letter(s, id, m)
+  if m.st == PARKED then count_parked(s, m, -1) end
+  for _, set in ipairs({ ':ix', ':at', ':pk', ':ch' }) do call('ZREM', s.key .. set, id) end
+  call('HDEL', s.key .. ':m', id)
+  call('HDEL', s.key .. ':h', id)
+  local of = m.g .. ':' .. m.p
+  if call('HGET', s.key .. ':of', of) == id then call('HDEL', s.key .. ':of', of) end
+  call('XDEL', s.skey, id)
+  s.bytes = s.bytes - m.z
+  s.dirty = true
+end
+local function tell_letter(id, m)
+  local ch = m.ch or {}
+  return {
+    id, m.g, m.p, m.st, m.c, S(m.at), m.msg, m.sig, m.cfg, m.ch and S(ch.at) or '', ch.by or '', ch.note or '',
+    ch.job or '', ch.went or '',
+  }
+end

@@ -1,0 +1,11 @@
+-- Forgets a group.
+-- number
+local g = group(nx())
+if not g then return redis.error_reply('TGMISSING group') end
+local skey = P .. call('HGET', T .. 's:' .. g.sid, 'name')
+redis.pcall('XGROUP', 'DESTROY', skey, g.name)
+call('HDEL', T .. 'groups', g.name)
+call('SREM', T .. 's:' .. g.sid .. ':g', g.id)
+call('SREM', T .. 'gids', g.id)
+call('UNLINK', g.key, g.e, g.r, g.d, g.l, g.q, g.k, g.b, g.h, g.pre, g.ended, g.key .. ':led', g.key .. ':ledt')
+return 1

@@ -1,0 +1,84 @@
+-- Settles deliveries in one commit with all that follows from it.
+-- now, count of streams, their numbers, count, then for each: group, position, epoch, owner, kind, and by kind:
+-- D done: count of outputs, each: stream, fingerprint, number of fields, fields
+-- S skipped, L released: nothing
+-- R retried: at, attempts, crashes, attempt or ''
+-- B buried: stream of dead letters, attempt or '', letter as JSON, number of fields, fields
+goes_on()
+local now = nn()
+for _ = 1, nn() do
+  local s = stream(nx())
+  if not s then return redis.error_reply('TGMISSING stream') end
+  if s.behind then
+    save()
+    return redis.error_reply('TGAGAIN later')
+  end
+end
+
+local function fields_of()
+  local fields = {}
+  for i = 1, nn() do fields[i] = nx() end
+  return fields
+end
+
+local function done(g, id, e, held)
+  for _ = 1, nn() do
+    local sid, fp, fields = nx(), nx(), fields_of()
+    if held then append_once(stream(sid), now, fp, fields) end
+  end
+  if not held then return end
+  g.done = g.done + 1
+  if g.led then remember(g, e.f, now, e.n, id) end
+  finish(g, id, e)
+end
+
+local function retry(g, id, e, held)
+  local at, attempts, crashes, attempt = nn(), nn(), nn(), nx()
+  if not held then return end
+  if attempt ~= '' then note(g, id, attempt) end
+  e.a, e.c, e.t, e.w = attempts, crashes, at, 'R'
+  change(g, id, e, 'd')
+  if not g.block then release(g, id, e.k) end
+  g.woke = true
+end
+
+local function bury(g, id, e, held)
+  local sid, attempt, letter, fields = nx(), nx(), nx(), fields_of()
+  if not held then return end
+  local s = stream(sid)
+  local history = call('HGET', g.h, id) or ''
+  if attempt ~= '' then history = last_lines(history, attempt) end
+  local _, tries = string.gsub(history, '\n', '\n')
+  for i = 1, #fields, 2 do
+    if fields[i] == 'attempts' then fields[i + 1] = S(tries) end
+  end
+  local m = cjson.decode(letter)
+  m.st, m.g, m.p, m.at = PARKED, g.id, id, now
+  new_letter(s, now, m, fields, history)
+  g.dead = g.dead + 1
+  finish(g, id, e)
+end
+
+local answers = {}
+for index = 1, nn() do
+  local gid, id, epoch, owner, kind = nx(), nx(), nn(), nx(), nx()
+  local g = group(gid)
+  local e = g and get(g, id)
+  local held = e and e.s == 'l' and e.e == epoch and e.o == owner
+  answers[index] = held and 1 or 0
+  if kind == 'D' then
+    done(g, id, e, held)
+  elseif kind == 'R' then
+    retry(g, id, e, held)
+  elseif kind == 'B' then
+    bury(g, id, e, held)
+  elseif held and kind == 'S' then
+    g.done, g.skip = g.done + 1, g.skip + 1
+    call('HSET', g.ended, id, 'S')
+    finish(g, id, e)
+  elseif held and kind == 'L' then
+    change(g, id, e, 'r')
+  end
+end
+save()
+return answers

@@ -1,0 +1,599 @@
+//! What only a server outside of the process can do to a store: die, stop, lose its data, be shared with other programs.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use ::redis::Value;
+use tidegate_core::{
+    clock::Clock,
+    delivery::{Delivery, Position, SettleStatus, Settled, Settlement},
+    event::{Data, Event},
+    fault::{Failure, FaultClass, FaultKind},
+    names::{GroupName, StreamName},
+    store::{
+        Broker, Claim, DeadAction, DeadLetters as _, DeadQuery, DeadStep, GroupSpec, GroupStatus, Retain, Start, Store,
+        StreamSpec,
+    },
+};
+use tidegate_store::redis::{RedisOptions, RedisStore};
+use tidegate_testkit::RedisServer;
+
+const TOPIC: &str = "identity.user.v1";
+const GROUP: &str = "linting_group";
+
+fn stream(name: &str) -> StreamName {
+    StreamName::new(name).unwrap()
+}
+
+fn group() -> GroupName {
+    GroupName::new(GROUP).unwrap()
+}
+
+fn event(id: &str) -> Event {
+    Event::new(id, "/test", "test.made").with_data(Data::Json(format!(r#"{{"n":"{id}"}}"#).into()))
+}
+
+async fn open(server: &RedisServer, node: &str, timeout: Duration) -> Arc<RedisStore> {
+    let options = RedisOptions { node: node.to_owned(), timeout, ..RedisOptions::new(server.url()) };
+    RedisStore::open(options).await.unwrap()
+}
+
+/// A store with a stream and a group that reads it.
+async fn opened(server: &RedisServer, node: &str) -> Arc<RedisStore> {
+    let store = open(server, node, Duration::from_secs(10)).await;
+    declare(&*store).await;
+    store
+}
+
+async fn declare(store: &dyn Store) {
+    store.declare_stream(&StreamSpec::new(stream(TOPIC))).await.unwrap();
+    store.declare_stream(&StreamSpec { dedupe: None, ..StreamSpec::new(stream("out")) }).await.unwrap();
+    let spec = GroupSpec::new(group(), stream(TOPIC));
+    store.declare_group(&GroupSpec { mark_claims: false, ..spec }).await.unwrap();
+}
+
+async fn claim(store: &dyn Store, max: usize, lease: Duration) -> Vec<Delivery> {
+    store.claim(&Claim { group: group(), max, lease, before: None }).await.unwrap().deliveries
+}
+
+async fn claim_some(store: &dyn Store, max: usize) -> Vec<Delivery> {
+    claim(store, max, Duration::from_secs(30)).await
+}
+
+fn settled(delivery: &Delivery, settlement: Settlement) -> Settled {
+    Settled { token: delivery.lease.token, settlement, attempt: None }
+}
+
+fn ids(deliveries: &[Delivery]) -> Vec<&str> {
+    deliveries.iter().map(|delivery| &*delivery.event.id).collect()
+}
+
+async fn counts(store: &dyn Store) -> GroupStatus {
+    let status = store.group(&group()).await.unwrap();
+    assert_eq!(status.difference(), 0, "{status:?}");
+    status
+}
+
+/// Ids of everything kept of a stream, with how often each is there.
+async fn kept(store: &dyn Store, name: &str) -> BTreeMap<String, usize> {
+    let (mut all, mut from) = (BTreeMap::new(), Position::START);
+    loop {
+        let page = store.read(&stream(name), from, 1000).await.unwrap();
+        for stored in page.items {
+            *all.entry(stored.event.id.to_string()).or_default() += 1;
+        }
+        match page.next {
+            Some(next) => from = next,
+            None => return all,
+        }
+    }
+}
+
+/// Speaks to the server as another program does.
+async fn raw(server: &RedisServer, words: &[&str]) -> Value {
+    let client = ::redis::Client::open(server.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut command = ::redis::cmd(words[0]);
+    command.arg(&words[1..]);
+    command.query_async(&mut connection).await.unwrap()
+}
+
+/// All texts of an answer, one after the other.
+#[expect(clippy::wildcard_enum_match_arm, reason = "what has no text is shown as it is")]
+fn flat(value: &Value, out: &mut Vec<String>) {
+    match value {
+        Value::Array(all) => all.iter().for_each(|one| flat(one, out)),
+        Value::BulkString(bytes) => out.push(String::from_utf8_lossy(bytes).into_owned()),
+        Value::Int(number) => out.push(number.to_string()),
+        other => out.push(format!("{other:?}")),
+    }
+}
+
+async fn words(server: &RedisServer, ask: &[&str]) -> Vec<String> {
+    let mut out = Vec::new();
+    flat(&raw(server, ask).await, &mut out);
+    out
+}
+
+/// Publishers and workers on a store whose server is in trouble.
+#[derive(Default)]
+struct Load {
+    acknowledged: parking_lot::Mutex<BTreeSet<String>>,
+    settled: parking_lot::Mutex<BTreeSet<String>>,
+    count: AtomicUsize,
+    is_over: AtomicBool,
+}
+
+impl Load {
+    async fn publish(&self, store: &RedisStore, part: usize, count: usize) {
+        for number in 0..count {
+            let batch: Vec<Event> = (0..3).map(|index| event(&format!("{part}-{number}-{index}"))).collect();
+            // What was not answered is published again; the window knows what was done.
+            while store.append(&stream(TOPIC), batch.clone()).await.is_err() {
+                tokio::task::yield_now().await;
+            }
+            self.acknowledged.lock().extend(batch.iter().map(|event| event.id.to_string()));
+            self.count.fetch_add(batch.len(), Ordering::AcqRel);
+        }
+    }
+
+    async fn work(&self, store: &RedisStore) {
+        while !self.is_over.load(Ordering::Acquire) {
+            let ask = Claim { group: group(), max: 5, lease: Duration::from_secs(3), before: None };
+            let Ok(claimed) = store.claim(&ask).await else {
+                tokio::task::yield_now().await;
+                continue;
+            };
+            if claimed.deliveries.is_empty() {
+                store.wait(&group(), Clock::real().now().plus(Duration::from_millis(50))).await;
+            }
+            let work = claimed.deliveries.iter().map(|delivery| settled(delivery, what_becomes_of(delivery)));
+            // A settlement without an answer is settled or not; the lease tells the next time.
+            let Ok(statuses) = store.settle(work.collect()).await else { continue };
+            for (delivery, status) in claimed.deliveries.iter().zip(statuses) {
+                if status == SettleStatus::Settled {
+                    let is_new = self.settled.lock().insert(delivery.event.id.to_string());
+                    assert!(is_new, "{} was settled twice", delivery.event.id);
+                }
+            }
+        }
+    }
+}
+
+/// One of ten dies, the others publish what they made.
+fn what_becomes_of(delivery: &Delivery) -> Settlement {
+    if delivery.event.id.ends_with("7-0") {
+        return Settlement::Bury { failure: Failure::new(FaultClass::Invalid, "bad"), config: "c".into() };
+    }
+    Settlement::Done(vec![(stream("out"), event(&format!("out-{}", delivery.event.id)))])
+}
+
+/// Publishes and works on a store while `trouble` comes over its server three times; returns when all is worked off.
+async fn under_load(server: &mut RedisServer, store: &RedisStore, trouble: impl AsyncFn(&mut RedisServer)) {
+    const PUBLISHERS: usize = 3;
+    const BATCHES: usize = 100;
+    let load = Load::default();
+    let troubles = async {
+        for round in 1..4 {
+            while load.count.load(Ordering::Acquire) < round * PUBLISHERS * BATCHES * 3 / 4 {
+                tokio::task::yield_now().await;
+            }
+            trouble(server).await;
+        }
+    };
+    let publish = async {
+        futures::future::join_all((0..PUBLISHERS).map(|part| load.publish(store, part, BATCHES))).await;
+        // The leases of what was claimed without an answer run out.
+        loop {
+            if let Ok(status) = store.group(&group()).await
+                && status.waiting + status.in_flight + status.scheduled == 0
+            {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        load.is_over.store(true, Ordering::Release);
+    };
+    tokio::join!(troubles, publish, load.work(store), load.work(store));
+    let all = PUBLISHERS * BATCHES * 3;
+    let stored = kept(store, TOPIC).await;
+    assert_eq!(load.acknowledged.lock().len(), all);
+    assert!(load.acknowledged.lock().iter().all(|id| stored.get(id) == Some(&1)), "each once");
+    let status = counts(store).await;
+    assert_eq!((status.accepted, status.done + status.dead), (all as u64, all as u64), "{status:?}");
+    let made = kept(store, "out").await;
+    assert_eq!(made.len() as u64, status.done, "each settlement came with its output");
+    assert!(made.values().all(|count| *count == 1), "no output came twice");
+    let letters = DeadQuery { limit: 1000, ..DeadQuery::default() };
+    assert_eq!(store.dead_entries(&stream(TOPIC), &letters).await.unwrap().items.len() as u64, status.dead);
+    // What was acknowledged before the trouble is settled after it.
+    assert!(load.settled.lock().iter().all(|id| stored.contains_key(id)));
+}
+
+/// SAFETY-OF-DATA: the answer comes after the sync of the server, and a script is one step of its log.
+#[tokio::test]
+async fn a_server_that_is_killed_loses_nothing_that_was_acknowledged() {
+    let mut server = RedisServer::start(&["--appendonly yes", "--appendfsync always"]);
+    let store = opened(&server, "a").await;
+    assert!(store.promises().loss_window.starts_with("none"), "{}", store.promises().loss_window);
+    under_load(&mut server, &store, async |server| {
+        server.kill();
+        server.run_again();
+    })
+    .await;
+}
+
+/// The usual settings keep everything when the server ends in order.
+#[tokio::test]
+async fn a_server_that_is_started_again_under_load_loses_nothing() {
+    let mut server = RedisServer::start(&["--appendonly yes"]);
+    let store = opened(&server, "a").await;
+    under_load(&mut server, &store, async |server| {
+        server.stop();
+        server.run_again();
+    })
+    .await;
+}
+
+/// Calls that were sent into a server that hung may be carried out when it goes on, with nobody there to hear of it.
+#[tokio::test]
+async fn a_server_that_hangs_under_load_does_nothing_twice() {
+    let mut server = RedisServer::start(&[]);
+    let store = open(&server, "a", Duration::from_millis(300)).await;
+    declare(&*store).await;
+    under_load(&mut server, &store, async |server| {
+        server.pause();
+        while store.status().refusing.is_none() {
+            tokio::task::yield_now().await;
+        }
+        server.resume();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_is_a_fault_in_time_and_nobody_stays_deaf() {
+    let server = RedisServer::start(&[]);
+    let store = open(&server, "a", Duration::from_millis(300)).await;
+    declare(&*store).await;
+    store.append(&stream(TOPIC), vec![event("1")]).await.unwrap();
+    server.pause();
+    let watch = Clock::real().stopwatch();
+    let ask = Claim { group: group(), max: 1, lease: Duration::from_secs(30), before: None };
+    let faults = [
+        store.claim(&ask).await.unwrap_err(),
+        store.append(&stream(TOPIC), vec![event("2")]).await.unwrap_err(),
+        store.groups().await.unwrap_err(),
+    ];
+    let kinds = [FaultKind::Timeout, FaultKind::Unavailable];
+    assert!(faults.iter().all(|fault| kinds.contains(&fault.kind)), "{faults:?}");
+    store.wait(&group(), Clock::real().now().plus(Duration::from_millis(200))).await;
+    assert!(watch.elapsed() < Duration::from_secs(10), "{:?}", watch.elapsed());
+    server.resume();
+    store.append(&stream(TOPIC), vec![event("2"), event("3")]).await.unwrap();
+    // What a claim without an answer may have taken comes back at once, and without a crash.
+    let mut lent = Vec::new();
+    while lent.len() < 3 {
+        lent.extend(claim_some(&*store, 3).await);
+    }
+    assert!(lent.iter().all(|delivery| (delivery.attempt, delivery.crashes) == (1, 0)));
+    assert_eq!(counts(&*store).await.accepted, 3, "what was sent twice is there once");
+}
+
+#[tokio::test]
+async fn nodes_share_the_work_of_a_group() {
+    let server = RedisServer::start(&[]);
+    let (one, two) = (opened(&server, "one").await, opened(&server, "two").await);
+    one.append(&stream(TOPIC), (0..6).map(|number| event(&number.to_string())).collect()).await.unwrap();
+    let (first, second) = (claim_some(&*one, 2).await, claim_some(&*two, 2).await);
+    assert_eq!((ids(&first), ids(&second)), (vec!["0", "1"], vec!["2", "3"]));
+    // A pull worker may come back to either node.
+    let answer = two.settle(vec![settled(&first[0], Settlement::Done(Vec::new()))]).await.unwrap();
+    assert_eq!(answer, [SettleStatus::Settled]);
+    // What one node gives back wakes the other one.
+    drop(claim_some(&*one, 10).await);
+    let until = Clock::real().now().plus(Duration::from_secs(3600));
+    let waited = async {
+        let release = async {
+            tokio::task::yield_now().await;
+            one.settle(vec![settled(&first[1], Settlement::Release)]).await.unwrap();
+        };
+        let name = group();
+        tokio::join!(two.wait(&name, until), release);
+    };
+    tokio::time::timeout(Duration::from_secs(20), waited).await.expect("it is woken");
+    assert_eq!(ids(&claim_some(&*two, 10).await), ["1"]);
+    // A node that dies gives back what it held when it is there again, and only that.
+    drop(one);
+    let one = opened(&server, "one").await;
+    assert_eq!(ids(&claim_some(&*one, 10).await), ["4", "5"]);
+    assert_eq!(counts(&*one).await.in_flight, 5);
+    two.close().await.unwrap();
+    assert_eq!(ids(&claim_some(&*one, 10).await), ["1", "2", "3"]);
+}
+
+async fn opened_for(server: &RedisServer, node: &str, takeover: Duration) -> Arc<RedisStore> {
+    let options = RedisOptions { node: node.to_owned(), takeover, ..RedisOptions::new(server.url()) };
+    let store = RedisStore::open(options).await.unwrap();
+    declare(&*store).await;
+    store
+}
+
+#[tokio::test]
+async fn what_a_dead_node_held_is_taken_over() {
+    let server = RedisServer::start(&[]);
+    let takeover = Duration::from_millis(500);
+    let (one, two) = (opened_for(&server, "one", takeover).await, opened_for(&server, "two", takeover).await);
+    one.append(&stream(TOPIC), (0..4).map(|number| event(&number.to_string())).collect()).await.unwrap();
+    let hour = Duration::from_secs(3600);
+    let (lost, own) = (claim(&*one, 3, hour).await, claim(&*two, 1, hour).await);
+    assert_eq!((lost.len(), own.len()), (3, 1));
+    // It says nothing more, as one that was killed.
+    drop(one);
+    let name = group();
+    let woken = two.wait(&name, Clock::real().now().plus(hour));
+    tokio::time::timeout(Duration::from_secs(20), woken).await.expect("it is woken");
+    let taken = claim(&*two, 10, hour).await;
+    assert_eq!(ids(&taken), ["0", "1", "2"]);
+    let late = two.settle(vec![settled(&lost[0], Settlement::Done(Vec::new()))]).await.unwrap();
+    assert_eq!(late, [SettleStatus::LeaseLost], "what was lent before is fenced");
+    let status = counts(&*two).await;
+    assert_eq!((status.in_flight, status.done), (4, 0), "its own are still its own");
+}
+
+/// While the server hangs, every node is silent to it: none may take another one for gone.
+#[tokio::test]
+async fn a_server_that_hangs_makes_no_node_look_dead() {
+    let server = RedisServer::start(&[]);
+    let takeover = Duration::from_millis(500);
+    let (one, two) = (opened_for(&server, "one", takeover).await, opened_for(&server, "two", takeover).await);
+    one.append(&stream(TOPIC), vec![event("1"), event("2")]).await.unwrap();
+    let lent = [claim_some(&*one, 1).await, claim_some(&*two, 1).await];
+    let pass = async |time: Duration| {
+        let watch = Clock::real().stopwatch();
+        while watch.elapsed() < time {
+            tokio::task::yield_now().await;
+        }
+    };
+    // Each has been there long enough to judge others.
+    pass(takeover * 3).await;
+    server.pause();
+    pass(takeover * 3).await;
+    server.resume();
+    pass(takeover * 3).await;
+    for (store, lent) in [&one, &two].into_iter().zip(lent) {
+        let answer = store.settle(vec![settled(&lent[0], Settlement::Done(Vec::new()))]).await.unwrap();
+        assert_eq!(answer, [SettleStatus::Settled]);
+    }
+}
+
+#[tokio::test]
+async fn two_processes_under_one_name_do_not_both_work() {
+    let server = RedisServer::start(&[]);
+    let first = opened(&server, "same").await;
+    first.append(&stream(TOPIC), vec![event("1")]).await.unwrap();
+    let lent = claim_some(&*first, 1).await;
+    let second = opened(&server, "same").await;
+    assert_eq!(ids(&claim_some(&*second, 1).await), ["1"]);
+    let ask = Claim { group: group(), max: 1, lease: Duration::from_secs(30), before: None };
+    assert_eq!(first.claim(&ask).await.unwrap_err().kind, FaultKind::Conflict);
+    let late = first.settle(vec![settled(&lent[0], Settlement::Done(Vec::new()))]).await.unwrap();
+    assert_eq!(late, [SettleStatus::LeaseLost]);
+    assert!(first.status().failed.is_some_and(|why| why.contains("same")));
+    // Its orderly end takes nothing from the one that is at work.
+    first.close().await.unwrap();
+    assert_eq!(counts(&*second).await.in_flight, 1);
+}
+
+#[tokio::test]
+async fn other_programs_publish_and_read_on_the_same_streams() {
+    let server = RedisServer::start(&[]);
+    let envelope = |id: &str| -> Vec<String> {
+        let all = ["XADD", TOPIC, "*", "event_id", id, "event_type", "UserCreated", "topic", TOPIC];
+        let more = ["schema_version", "1", "occurred_at", "2026-01-31T08:00:00Z", "tenant_id", "t-1"];
+        let rest = ["aggregate_id", "u-1", "aggregate_type", "user", "payload", r#"{"email":"a@b"}"#];
+        all.into_iter().chain(more).chain(rest).map(str::to_owned).collect()
+    };
+    let send = async |id: &str| {
+        let command = envelope(id);
+        raw(&server, &command.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    };
+    send("before").await;
+    let store = opened(&server, "a").await;
+    send("e-1").await;
+    let own = event("own").with_subject("u-2").with_extension("tenantid", "t-2");
+    store.append(&stream(TOPIC), vec![own.clone()]).await.unwrap();
+    send("e-2").await;
+    let lent = claim_some(&*store, 10).await;
+    assert_eq!(ids(&lent), ["before", "e-1", "own", "e-2"]);
+    let theirs = &lent[1].event;
+    assert_eq!((&*theirs.kind, theirs.subject.as_deref()), ("UserCreated", Some("u-1")));
+    assert_eq!(theirs.data, Data::Json(r#"{"email":"a@b"}"#.into()));
+    assert_eq!(theirs.time.as_deref(), Some("2026-01-31T08:00:00Z"));
+    assert_eq!(lent[2].event, own);
+    let id = format!("{}-{}", lent[2].position.high, lent[2].position.low);
+    let fields = words(&server, &["XRANGE", TOPIC, &id, &id]).await;
+    for (name, value) in
+        [("event_id", "own"), ("event_type", "test.made"), ("aggregate_id", "u-2"), ("tenant_id", "t-2")]
+    {
+        assert!(fields.windows(2).any(|pair| pair == [name, value]), "{name} in {fields:?}");
+    }
+    assert!(fields.windows(2).any(|pair| pair == ["payload", r#"{"n":"own"}"#]));
+    let pending = words(&server, &["XPENDING", TOPIC, GROUP]).await;
+    assert_eq!(pending[0], "4", "tools see what is lent: {pending:?}");
+    let bury = Settlement::Bury { failure: Failure::new(FaultClass::Invalid, "no such user"), config: "c".into() };
+    store.settle(vec![settled(&lent[1], bury), settled(&lent[0], Settlement::Done(Vec::new()))]).await.unwrap();
+    assert_eq!(words(&server, &["XPENDING", TOPIC, GROUP]).await[0], "2");
+    let dead = words(&server, &["XRANGE", &format!("{TOPIC}.dlq"), "-", "+"]).await;
+    for (name, value) in [("original_event_id", "e-1"), ("error_message", "no such user"), ("aggregate_id", "u-1")] {
+        assert!(dead.windows(2).any(|pair| pair == [name, value]), "{name} in {dead:?}");
+    }
+    let letter = store.dead_letters(&stream(TOPIC), &DeadQuery { limit: 1, ..DeadQuery::default() }).await.unwrap();
+    let step = DeadStep {
+        stream: stream(TOPIC),
+        ids: vec![letter.items[0].id],
+        action: DeadAction::Resolve,
+        by: "me".into(),
+        note: "done by hand".into(),
+        job: "".into(),
+        progress: None,
+    };
+    store.move_dead(&step).await.unwrap();
+    let resolved = words(&server, &["XRANGE", &format!("{TOPIC}.dlq.resolved"), "-", "+"]).await;
+    assert!(resolved.windows(2).any(|pair| pair == ["original_event_id", "e-1"]), "{resolved:?}");
+    counts(&*store).await;
+}
+
+#[tokio::test]
+async fn what_others_trim_away_is_counted_as_dropped() {
+    let server = RedisServer::start(&[]);
+    let store = opened(&server, "a").await;
+    store.append(&stream(TOPIC), (0..10).map(|number| event(&number.to_string())).collect()).await.unwrap();
+    let lent = claim_some(&*store, 2).await;
+    store.settle(vec![settled(&lent[0], Settlement::Release)]).await.unwrap();
+    raw(&server, &["XTRIM", TOPIC, "MAXLEN", "=", "4"]).await;
+    assert_eq!(ids(&claim_some(&*store, 10).await), ["6", "7", "8", "9"]);
+    let status = counts(&*store).await;
+    assert_eq!((status.accepted, status.dropped, status.in_flight), (10, 5, 5));
+}
+
+#[tokio::test]
+async fn a_server_that_lost_its_scripts_or_its_data_is_served_again() {
+    let server = RedisServer::start(&[]);
+    let store = opened(&server, "a").await;
+    raw(&server, &["SCRIPT", "FLUSH"]).await;
+    store.append(&stream(TOPIC), vec![event("1")]).await.unwrap();
+    raw(&server, &["FLUSHALL"]).await;
+    store.upkeep().await.unwrap();
+    store.append(&stream(TOPIC), vec![event("2")]).await.unwrap();
+    assert_eq!(ids(&claim_some(&*store, 10).await), ["2"]);
+    store.upkeep().await.unwrap();
+    assert!(store.status().damage.iter().any(|what| what.contains("lost everything")), "{:?}", store.status().damage);
+    counts(&*store).await;
+}
+
+/// Each node goes on, and none writes into what has got a number of something else in the meantime.
+#[tokio::test]
+async fn nodes_find_their_way_again_after_the_server_lost_its_data() {
+    let server = RedisServer::start(&[]);
+    let (one, two) = (opened(&server, "one").await, opened(&server, "two").await);
+    one.append(&stream(TOPIC), vec![event("1"), event("2")]).await.unwrap();
+    let end = Some(one.locate(&group(), &tidegate_core::seek::SeekTo::Latest).await.unwrap());
+    let side = GroupSpec { end, ..GroupSpec::new(GroupName::new("side").unwrap(), stream(TOPIC)) };
+    one.declare_group(&side).await.unwrap();
+    raw(&server, &["FLUSHALL"]).await;
+    // Whoever comes first is told that it was lost; both work when they try again.
+    for (store, id) in [(&two, "3"), (&one, "4")] {
+        let mut tries = 0;
+        while let Err(fault) = store.append(&stream(TOPIC), vec![event(id)]).await {
+            assert_eq!(fault.kind, FaultKind::Unavailable, "{fault:?}");
+            tries += 1;
+            assert!(tries < 4, "{fault:?}");
+        }
+    }
+    let mut lent = Vec::new();
+    for store in [&one, &two, &one, &two] {
+        let ask = Claim { group: group(), max: 1, lease: Duration::from_secs(30), before: None };
+        match store.claim(&ask).await {
+            Ok(claimed) => lent.extend(claimed.deliveries),
+            Err(fault) => assert_eq!(fault.kind, FaultKind::Unavailable, "{fault:?}"),
+        }
+    }
+    assert_eq!(ids(&lent), ["3", "4"]);
+    assert_eq!(kept(&*one, TOPIC).await.into_keys().collect::<Vec<_>>(), ["3", "4"]);
+    assert!(kept(&*one, "out").await.is_empty());
+    for store in [&one, &two] {
+        store.upkeep().await.unwrap();
+        assert_eq!((counts(&**store).await.in_flight, store.status().failed), (2, None));
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_is_off_is_told() {
+    let server = RedisServer::start(&[]);
+    let clock = Clock::manual(Clock::real().now().plus(Duration::from_secs(5)));
+    let store = RedisStore::open(RedisOptions { clock, ..RedisOptions::new(server.url()) }).await.unwrap();
+    assert!(store.status().damage.iter().any(|what| what.contains("off that of the Redis server")));
+}
+
+#[tokio::test]
+async fn a_server_without_memory_refuses_and_recovers() {
+    let server = RedisServer::start(&["--maxmemory-policy noeviction"]);
+    let store = opened(&server, "a").await;
+    store.append(&stream(TOPIC), vec![event("1")]).await.unwrap();
+    let lent = claim_some(&*store, 1).await;
+    raw(&server, &["CONFIG", "SET", "maxmemory", "1"]).await;
+    let fault = store.append(&stream(TOPIC), vec![event("2")]).await.unwrap_err();
+    assert_eq!(fault.kind, FaultKind::Unavailable, "{fault:?}");
+    assert!(fault.note().contains("memory"), "{fault:?}");
+    // What is there is still worked off.
+    store.settle(vec![settled(&lent[0], Settlement::Done(Vec::new()))]).await.unwrap();
+    claim_some(&*store, 1).await;
+    store.upkeep().await.unwrap();
+    raw(&server, &["CONFIG", "SET", "maxmemory", "0"]).await;
+    store.append(&stream(TOPIC), vec![event("2")]).await.unwrap();
+    let status = counts(&*store).await;
+    assert_eq!((status.accepted, status.done, status.waiting), (2, 1, 1));
+}
+
+#[tokio::test]
+async fn settings_that_lose_data_are_told() {
+    let server = RedisServer::start(&["--maxmemory-policy allkeys-lru", "--appendonly yes", "--appendfsync everysec"]);
+    let store = opened(&server, "a").await;
+    let window = store.promises().loss_window;
+    assert!(window.contains("two seconds") && window.contains("allkeys-lru"), "{window}");
+    assert!(store.status().damage.iter().any(|what| what.contains("noeviction")));
+}
+
+/// It would run before its time.
+#[tokio::test]
+async fn an_event_that_waits_for_others_is_refused() {
+    let server = RedisServer::start(&[]);
+    let store = opened(&server, "a").await;
+    let waits = event("2").with_extension("after", "1");
+    let fault = store.append(&stream(TOPIC), vec![waits.clone()]).await.unwrap_err();
+    assert_eq!(fault.kind, FaultKind::Invalid);
+    assert!(fault.note().contains("\"after\""), "{fault:?}");
+    store.append(&stream(TOPIC), vec![event("1")]).await.unwrap();
+    let lent = claim_some(&*store, 1).await;
+    let made = Settlement::Done(vec![(stream("out"), waits)]);
+    assert_eq!(store.settle(vec![settled(&lent[0], made)]).await.unwrap_err().kind, FaultKind::Invalid);
+    assert_eq!(counts(&*store).await.in_flight, 1, "nothing is settled by half");
+}
+
+#[tokio::test]
+async fn a_key_that_is_no_stream_is_refused_by_name() {
+    let server = RedisServer::start(&[]);
+    let store = opened(&server, "a").await;
+    raw(&server, &["SET", "taken", "1"]).await;
+    let fault = store.declare_stream(&StreamSpec::new(stream("taken"))).await.unwrap_err();
+    assert_eq!(fault.kind, FaultKind::Conflict);
+    assert!(fault.note().contains("string"), "{fault:?}");
+}
+
+/// Retention never goes before a group, and goes on when the group does, also over events of other programs.
+#[tokio::test]
+async fn retention_holds_for_events_of_others() {
+    let server = RedisServer::start(&[]);
+    let store = opened(&server, "a").await;
+    let retain = Retain { count: Some(3), ..Retain::default() };
+    store.declare_stream(&StreamSpec { retain, ..StreamSpec::new(stream(TOPIC)) }).await.unwrap();
+    let latest = GroupSpec { start: Start::Latest, ..GroupSpec::new(GroupName::new("late").unwrap(), stream(TOPIC)) };
+    for number in 0..10 {
+        raw(&server, &["XADD", TOPIC, "*", "event_id", &number.to_string(), "payload", "{}"]).await;
+    }
+    store.declare_group(&latest).await.unwrap();
+    store.upkeep().await.unwrap();
+    assert_eq!(kept(&*store, TOPIC).await.len(), 10);
+    let lent = claim_some(&*store, 10).await;
+    store.settle(lent.iter().map(|one| settled(one, Settlement::Done(Vec::new()))).collect()).await.unwrap();
+    store.upkeep().await.unwrap();
+    assert_eq!(kept(&*store, TOPIC).await.into_keys().collect::<Vec<_>>(), ["7", "8", "9"]);
+    assert_eq!(words(&server, &["XLEN", TOPIC]).await, ["3"]);
+}
