@@ -3,6 +3,7 @@
 //! The doc comments of the fields are the reference; `docs/reference/configuration.md` is made from them.
 
 mod access;
+mod engine;
 mod environment;
 mod group;
 mod schema;
@@ -36,8 +37,9 @@ use tidegate_modules::{
 
 pub use self::{
     access::{ListenerConfig, Role, TokenConfig, TokenHash},
+    engine::{Engine, RedisConfig},
     environment::SystemEnvironment,
-    group::{GroupConfig, LedgerConfig, OnFailure, ResultsConfig, RetryConfig, Start},
+    group::{After, GroupConfig, LedgerConfig, OnFailure, ResultsConfig, RetryConfig, Start},
     schema::{SchemaConfig, SchemaOn},
     stream::{DedupeConfig, Durability, OnFull, RetainConfig, StreamConfig},
     target::{BreakerConfig, RetryBudgetConfig, TargetConfig},
@@ -56,9 +58,13 @@ pub struct Config {
     /// The node itself.
     #[serde(default)]
     pub node: NodeConfig,
-    /// What stores the streams.
+    /// What stores the streams: `embedded`, the node's own journal in `node.data`; the address of a Redis or Valkey server
+    /// from 6.2 on; or `memory`, for tests: everything is lost when the node stops.
     #[serde(default)]
     pub engine: Engine,
+    /// Settings of the engine on a Redis server.
+    #[serde(default, skip_serializing_if = "RedisConfig::is_usual")]
+    pub redis: RedisConfig,
     /// Where the API, health and metrics listen.
     #[serde(default = "ListenerConfig::usual")]
     pub listeners: Vec<ListenerConfig>,
@@ -108,27 +114,6 @@ impl Default for NodeConfig {
             data: PathBuf::from("./data"),
             environment: "development".to_owned(),
             disk_reserve: Bytes::new(limits::DISK_RESERVE_BYTES as u64),
-        }
-    }
-}
-
-/// What stores the streams.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Engine {
-    /// The node's own journal in `node.data`.
-    #[default]
-    Embedded,
-    /// Memory: everything is lost when the node stops. For tests.
-    Memory,
-}
-
-impl Engine {
-    /// Returns the word used in the configuration.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Embedded => "embedded",
-            Self::Memory => "memory",
         }
     }
 }
@@ -347,13 +332,18 @@ impl Check for Config {
             target.check(&here.at("targets").at(name.as_str()));
         }
         for (name, group) in &self.groups {
-            group.check(&here.at("groups").at(name.as_str()));
+            let place = here.at("groups").at(name.as_str());
+            group.check(&place);
+            let holds_back = self.engine.holds_back() || group.after != Some(After::Wait);
+            place.at("after").require(holds_back, || "the engine on Redis holds no event back for others".to_owned());
         }
         self.warnings.check(&here.at("warnings"));
         let reserve = self.node.disk_reserve;
         here.at("node")
             .at("disk_reserve")
             .require(reserve >= RESERVE_MIN, || format!("{reserve} is less than {RESERVE_MIN}"));
+        self.engine.check(&here.at("engine"));
+        self.redis.check(&self.engine, &here.at("redis"));
         let grace = self.shutdown.grace;
         here.at("shutdown").at("grace").require(grace <= GRACE_MAX, || format!("{grace} is longer than {GRACE_MAX}"));
     }

@@ -10,7 +10,7 @@ use tidegate_core::{
     limits,
 };
 
-use crate::config::{Config, VERSION};
+use crate::config::{Config, Engine, VERSION};
 
 /// Open files that a node needs before any worker: journal, ledgers, log, listeners and some connections.
 const FILES_BASE: u64 = 96;
@@ -66,11 +66,14 @@ pub(crate) fn is_ok(checked: &Checked, strict: bool) -> bool {
 /// Looks at everything.
 pub(crate) fn check(config: &Config) -> Vec<Checked> {
     let data = &config.node.data;
+    // What an engine outside keeps needs no space here.
+    let is_outside = matches!(config.engine, Engine::Redis(_));
+    let reserve = if is_outside { 0 } else { config.node.disk_reserve.get() };
     vec![
         store_format(data),
         config_version(config.version),
         clock(Clock::real().now()),
-        file_system(data, config.node.disk_reserve.get()),
+        file_system(data, reserve),
         open_files(config),
     ]
 }

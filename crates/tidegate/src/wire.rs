@@ -29,13 +29,13 @@ use tidegate_core::{
 use tidegate_engine::{self as engine, Desk, GroupPolicy, Groups, GuardKeeper, Modules, TaskRunner, Watermarks};
 use tidegate_modules::{HttpClient, OpenSource, SinkParts, SourceParts, source::http::HttpConfig};
 use tidegate_rules::Schema;
-use tidegate_store::EmbeddedOptions;
 use tokio::net::TcpListener;
 
 use self::{door::Door, schemas::Schemas};
 use crate::{
     config::{self, Config, GroupConfig, ResultsConfig, forwarder},
     log::Log,
+    preflight::Checked,
 };
 
 /// Running attempts that are named at a stop that is not clean.
@@ -74,13 +74,7 @@ impl Node {
         let notices = Notices::default();
         notices.listen(Log::new(clock.clone()));
         let metrics = Metrics::listening(&notices);
-        let options = EmbeddedOptions {
-            clock: clock.clone(),
-            notices: notices.clone(),
-            disk_reserve: config.node.disk_reserve.get(),
-            ..EmbeddedOptions::new(&config.node.data)
-        };
-        let store = tidegate_store::open_with(config.engine.as_str(), options)?;
+        let store = tidegate_store::open_engine(opening(config, &clock, &notices)).await?;
         let fingerprint = ByteString::from(config.fingerprint());
         let inner = engine::Node::start(store.clone(), clock, notices.clone(), fingerprint);
         match Self::start(config, inner, metrics, store.clone()).await {
@@ -213,6 +207,25 @@ async fn declare_streams(config: &Config, store: &dyn Store) -> Result<()> {
 fn writes(config: &Config) -> BTreeMap<GroupName, Vec<StreamName>> {
     let of = |group: &GroupConfig| group.sink.streams().into_iter().map(|(_, stream)| stream.clone()).collect();
     config.groups.iter().map(|(name, group)| (name.clone(), of(group))).collect()
+}
+
+/// What the configuration says of its engine.
+fn opening(config: &Config, clock: &Clock, notices: &Notices) -> tidegate_store::Opening {
+    tidegate_store::Opening {
+        engine: config.engine.as_str().to_owned(),
+        data: config.node.data.clone(),
+        disk_reserve: config.node.disk_reserve.get(),
+        node: config.node.name.clone(),
+        redis: config.redis.settings(),
+        clock: clock.clone(),
+        notices: notices.clone(),
+    }
+}
+
+/// Looks at the server of the engine; none when it has none.
+pub(crate) async fn look_at_engine(config: &Config) -> Option<Checked> {
+    let look = tidegate_store::look(&opening(config, &Clock::real(), &Notices::default())).await?;
+    Some(Checked { name: "engine", found: look.found, required: look.required, ok: look.ok, warning: look.warning })
 }
 
 async fn bind(config: &Config) -> Result<Vec<(TcpListener, SocketAddr)>> {

@@ -84,7 +84,10 @@ impl Check {
 
     fn whole(self, ui: Ui) -> Result<(), Failed> {
         let config = usual(self.config.as_deref())?;
-        let checks = preflight::check(&config);
+        let mut checks = preflight::check(&config);
+        if !self.offline {
+            checks.extend(super::wait(async { Ok::<_, Failed>(wire::look_at_engine(&config).await) })?);
+        }
         let probes = if self.offline { Vec::new() } else { super::wait(wire::probe(&config))? };
         let rows: Vec<Value> = probes
             .iter()
@@ -113,6 +116,12 @@ impl Check {
             ui.json(&document);
         } else {
             summary(ui, self.config.as_deref(), &config);
+            for engine in checks.iter().filter(|one| one.name == "engine") {
+                ui.line(&format!("engine: {}", engine.found));
+                if let Some(warning) = &engine.warning {
+                    ui.line(&format!("warning: {warning}"));
+                }
+            }
             if !rows.is_empty() {
                 ui.list(&document, &rows, PROBES);
             }

@@ -96,6 +96,9 @@ fn defaults_make_a_node() {
     let config = read("version: 1").unwrap();
     assert_eq!(config.listeners, ListenerConfig::usual());
     assert_eq!(config.engine, Engine::Embedded);
+    let redis = read("version: 1\nengine: redis://127.0.0.1:6379/0\nredis: { prefix: 'shop:' }").unwrap();
+    assert_eq!((redis.engine.as_str(), &*redis.redis.prefix), ("redis://127.0.0.1:6379/0", "shop:"));
+    assert_eq!(redis.redis.timeout.get().as_secs(), 10);
     let config =
         read("version: 1\nstreams:\n  orders:\n  mail: { dedupe: off, max_backlog: off, retain: { age: off } }")
             .unwrap();
@@ -150,7 +153,36 @@ fn wrong_values_are_named_with_their_place() {
     check("factor: 2", "factor: two", "two", "groups.deliver.retry.factor: expected a number", "two");
     check("from: orders", "from: a b", "a b", "groups.deliver.from: stream name \"a b\"", "may hold only");
     check("order_by: subject", "order_by: Sub", "Sub", "groups.deliver.order_by: order_by \"Sub\"", "data.");
-    check("embedded", "redis://x", "redis://x", "engine: unknown word \"redis://x\"", "(known: embedded, memory)");
+    check(
+        "embedded",
+        "mysql://x",
+        "mysql://x",
+        "engine: unknown word \"mysql://x\"",
+        "(known: embedded, memory, redis://",
+    );
+    check(
+        "embedded",
+        "redis://me:secret@x",
+        "redis://me",
+        "engine: user and password do not stand in",
+        "redis.password",
+    );
+    check(
+        "engine: embedded",
+        "redis: { poll: 1s }\nengine: embedded",
+        "redis",
+        "redis: these settings are for",
+        "redis://",
+    );
+    let holds = "engine: redis://x\ngroups: { g: { from: orders, after: wait, sink: { type: pull } } }\nstreams: { orders: {} }";
+    let fault = read(&format!("version: 1\n{holds}")).unwrap_err().to_string();
+    assert!(fault.contains("groups.g.after: the engine on Redis holds no event back"), "{fault}");
+    for (key, words) in [("timeout: 1m", "at most 10s"), ("takeover: 1s", "at least 2s"), ("prefix: 'a b'", "letters")]
+    {
+        let to = format!("redis: {{ {key} }}\nengine: redis://x");
+        let place = format!("redis.{}: ", key.split_once(':').unwrap().0);
+        check("engine: embedded", &to, key.split_once(": ").unwrap().1, &place, words);
+    }
     check("on_full: reject", "on_full: rejct", "rejct", "streams.orders.on_full: unknown word", "mean \"reject\"");
     check(
         "type: http",

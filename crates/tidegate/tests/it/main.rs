@@ -6,6 +6,7 @@ mod check;
 mod cli;
 mod deliver;
 mod dlq;
+mod engine;
 mod full;
 mod generated;
 mod guide;

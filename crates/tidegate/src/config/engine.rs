@@ -1,0 +1,150 @@
+//! What stores the streams, and the settings of an engine with a server.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use tidegate_core::{
+    config::{Secret, Spot, Time},
+    limits,
+};
+use tidegate_store::{Password, REDIS, RedisSettings};
+
+/// What stores the streams.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Engine {
+    /// The node's own journal in `node.data`.
+    #[default]
+    Embedded,
+    /// Memory: everything is lost when the node stops. For tests.
+    Memory,
+    /// A Redis server, by its address.
+    Redis(String),
+}
+
+impl Engine {
+    /// Words that it may be, or begin with.
+    const WORDS: &[&str] = &["embedded", "memory", "redis://host:port/db"];
+
+    /// Returns the word used in the configuration.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Embedded => "embedded",
+            Self::Memory => "memory",
+            Self::Redis(address) => address,
+        }
+    }
+
+    /// Tells whether it lets events wait for others.
+    pub(super) fn holds_back(&self) -> bool {
+        !matches!(self, Self::Redis(_))
+    }
+
+    pub(super) fn check(&self, here: &Spot<'_>) {
+        let Self::Redis(address) = self else { return };
+        here.require(cfg!(feature = "redis"), || tidegate_store::LEFT_OUT.to_owned());
+        let plain = || {
+            "user and password do not stand in the address: give them as redis.user and redis.password, such as \
+             ${env:REDIS_PASSWORD}"
+                .to_owned()
+        };
+        here.require(!address.contains('@'), plain);
+    }
+}
+
+impl Serialize for Engine {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Engine {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(from)?;
+        match text.as_str() {
+            "embedded" => Ok(Self::Embedded),
+            "memory" => Ok(Self::Memory),
+            address if address.starts_with(REDIS) && address.len() > REDIS.len() => Ok(Self::Redis(text)),
+            word => Err(serde::de::Error::unknown_variant(word, Self::WORDS)),
+        }
+    }
+}
+
+impl JsonSchema for Engine {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Engine".into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "title": "engine",
+            "pattern": "^(embedded|memory|redis://.+)$",
+            "examples": ["embedded", "memory", "redis://127.0.0.1:6379/0"]
+        })
+    }
+}
+
+/// Settings of the engine on a Redis server.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct RedisConfig {
+    /// User to log in as; absent = the server's default user.
+    pub user: Option<String>,
+    /// Password, as a reference such as `${env:REDIS_PASSWORD}`.
+    pub password: Option<Secret>,
+    /// Put before the names of all keys. Without it, a stream is the key of its name, which other programs on the same
+    /// server may write and read; everything else lies under `tidegate:`.
+    pub prefix: String,
+    /// Longest time that one answer of the server may take.
+    pub timeout: Time,
+    /// Time between two looks for events that other programs have appended. What nodes append is known at once.
+    pub poll: Time,
+    /// Time without a sign of life after which a node counts as gone, and other nodes work off what it holds.
+    pub takeover: Time,
+}
+
+/// Longest time for an answer: several calls in a row must end before health takes the store for stuck.
+const TIMEOUT_MAX: Time = Time::from_secs(10);
+/// Shortest time after which a node may count as gone: a busy machine is silent for a moment too.
+const TAKEOVER_MIN: Time = Time::from_secs(2);
+
+impl Default for RedisConfig {
+    fn default() -> Self {
+        let RedisSettings { prefix, timeout, poll, takeover, .. } = RedisSettings::default();
+        let time = |time: std::time::Duration| Time::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        Self { user: None, password: None, prefix, timeout: time(timeout), poll: time(poll), takeover: time(takeover) }
+    }
+}
+
+impl RedisConfig {
+    /// Tells whether nothing was set.
+    pub(super) fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Returns what the engine is asked for.
+    pub fn settings(&self) -> RedisSettings {
+        RedisSettings {
+            user: self.user.clone(),
+            password: self.password.as_ref().map(|secret| Password(secret.expose().to_owned())),
+            prefix: self.prefix.clone(),
+            timeout: self.timeout.get(),
+            poll: self.poll.get(),
+            takeover: self.takeover.get(),
+        }
+    }
+
+    pub(super) fn check(&self, engine: &Engine, here: &Spot<'_>) {
+        let is_redis = matches!(engine, Engine::Redis(_));
+        here.require(is_redis || self.is_usual(), || "these settings are for engine: redis://host:port/db".to_owned());
+        let more = || "must be more than zero".to_owned();
+        here.at("timeout").require(!self.timeout.is_zero(), more);
+        here.at("timeout").require(self.timeout <= TIMEOUT_MAX, || format!("must be at most {TIMEOUT_MAX}"));
+        here.at("takeover").require(self.takeover >= TAKEOVER_MIN, || format!("must be at least {TAKEOVER_MIN}"));
+        here.at("poll").require(!self.poll.is_zero(), more);
+        let prefix = &self.prefix;
+        let fits = prefix.len() <= limits::NAME_BYTES_MAX
+            && prefix.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | ':'));
+        here.at("prefix").require(fits, || {
+            format!("may hold only letters, digits, '.', '_', '-' and ':', and at most {}", limits::NAME_BYTES_MAX)
+        });
+    }
+}

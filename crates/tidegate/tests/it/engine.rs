@@ -1,0 +1,108 @@
+//! A node whose streams lie in a Redis server, and what becomes of it when that server goes and comes back.
+
+use std::collections::HashSet;
+
+use tidegate_testkit::RedisServer;
+
+use crate::{
+    node::{Berth, Node, SAMPLE, tidegate, told, until},
+    receiver::Receiver,
+};
+
+const SAFE: [&str; 2] = ["--appendonly yes", "--appendfsync always"];
+
+fn sample(server: &RedisServer, receiver: &Receiver) -> String {
+    SAMPLE
+        .replace("engine: embedded", &format!("redis: {{ timeout: 2s }}\nengine: {}", server.url()))
+        .replace("https://partner.example/hook", &receiver.url)
+        .replace("rate: 50/s, ", "")
+}
+
+/// Publishes one event; tells whether it was accepted.
+async fn publish(node: &Node, id: &str) -> bool {
+    let headers = [("ce-specversion", "1.0"), ("ce-id", id), ("ce-source", "/test"), ("ce-type", "test")];
+    let (status, answer) = node.post("/v1/streams/orders/events", &headers, "x").await;
+    assert!([200, 503, 504].contains(&status), "{status}: {answer}");
+    status == 200
+}
+
+async fn all_arrive(receiver: &Receiver, ids: &[String]) {
+    let arrived = || async {
+        let arrived: HashSet<String> = receiver.ids().into_iter().collect();
+        ids.iter().all(|id| arrived.contains(id)).then_some(())
+    };
+    until("everything acknowledged arrives", arrived).await;
+}
+
+#[tokio::test]
+async fn an_outage_of_the_server_loses_nothing_and_buries_nothing() {
+    let mut server = RedisServer::start(&SAFE);
+    let receiver = Receiver::start().await;
+    let berth = Berth::new(&sample(&server, &receiver));
+    let node = berth.start().await;
+    let mut ids = Vec::new();
+    for number in 0..20 {
+        let id = number.to_string();
+        assert!(publish(&node, &id).await);
+        ids.push(id);
+    }
+    server.kill();
+    assert!(!publish(&node, "refused").await, "nothing is accepted that cannot be kept");
+    let health = || async {
+        let answer = node.client.get(format!("{}/health/detailed", node.url)).send().await.ok()?.text().await.ok()?;
+        answer.contains("Redis cannot be reached").then_some(answer)
+    };
+    assert!(until("health tells of the outage", health).await.contains("degraded"));
+    server.run_again();
+    let again = || async { publish(&node, "after").await.then_some(()) };
+    until("publishes are accepted again", again).await;
+    ids.push("after".to_owned());
+    all_arrive(&receiver, &ids).await;
+    let waits = || async {
+        let group = node.get("/v1/groups/deliver").await;
+        (group["waiting"] == 0 && group["in_flight"] == 0 && group["scheduled"] == 0).then_some(group)
+    };
+    let group = until("everything is settled", waits).await;
+    let counts = ["accepted", "done", "dead", "dropped"].map(|count| group[count].as_u64());
+    assert_eq!(counts, [Some(21), Some(21), Some(0), Some(0)], "{group}");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_killed_node_goes_on_where_it_was() {
+    let server = RedisServer::start(&SAFE);
+    let receiver = Receiver::start().await;
+    let berth = Berth::new(&sample(&server, &receiver));
+    let node = berth.start().await;
+    node.cli(&["group", "pause", "deliver", "--reason", "test"]);
+    let ids: Vec<String> = (0..50).map(|number| number.to_string()).collect();
+    for id in &ids {
+        assert!(publish(&node, id).await);
+    }
+    let promises = node.get("/health/detailed").await["promises"].to_string();
+    assert!(promises.contains("appendfsync always"), "{promises}");
+    node.kill().await;
+    let node = berth.start().await;
+    assert_eq!(node.get("/v1/groups/deliver").await["waiting"], 50, "what was wished is wished still");
+    node.cli(&["group", "resume", "deliver"]);
+    all_arrive(&receiver, &ids).await;
+    node.group_has("deliver", "done", 50).await;
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn a_check_says_what_may_be_lost_and_that_a_server_is_not_there() {
+    let mut server = RedisServer::start(&["--maxmemory-policy allkeys-lru"]);
+    let berth = Berth::new(&format!("version: 1\nengine: {}\nstreams: {{ orders: {{}} }}\n", server.url()));
+    let config = berth.config().display().to_string();
+    let run = |more: &[&str]| told(&tidegate(&[&["check", &config], more].concat()));
+    let (_, out, err) = run(&[]);
+    for word in ["engine: Redis ", "it keeps nothing on disk", "maxmemory-policy allkeys-lru", "warning: "] {
+        assert!(out.contains(word), "{word:?} is not in {out}{err}");
+    }
+    server.kill();
+    let (exit, out, err) = run(&[]);
+    assert_ne!(exit, 0, "{out}");
+    assert!(err.contains("engine: found ") && err.contains("Redis cannot be reached"), "{err}");
+    assert_eq!(run(&["--offline"]).0, 0);
+}
