@@ -20,7 +20,7 @@ pub(crate) mod targets;
 pub(crate) mod upstreams;
 
 use std::{
-    any::Any, collections::BTreeMap, panic::AssertUnwindSafe, path::PathBuf, pin::Pin, sync::Arc, time::Duration,
+    any::Any, collections::BTreeMap, fmt, panic::AssertUnwindSafe, path::PathBuf, pin::Pin, sync::Arc, time::Duration,
 };
 
 use axum::{
@@ -45,7 +45,7 @@ use tidegate_rules::Schema;
 
 use crate::{
     Intake, Metrics, NodeFacts, Role, Tokens, WarnPolicy, auth::Actor, call::Call, follow::Followers, health::Health,
-    observe::Observed, problem::Problem, upstream::Upstreams, waiters::Waiters,
+    observe::Observed, problem::Problem, profile::Profile, upstream::Upstreams, waiters::Waiters,
 };
 
 /// Everything that handlers reach.
@@ -95,7 +95,7 @@ fn bounded(what: &str, asked: usize, most: usize) -> Result<usize> {
     Ok(asked)
 }
 
-type Answer = Pin<Box<dyn Future<Output = Result<Response, Problem>> + Send>>;
+pub(crate) type Answer = Pin<Box<dyn Future<Output = Result<Response, Problem>> + Send>>;
 
 /// Method of a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,32 +104,49 @@ pub(crate) enum Verb {
     Post,
 }
 
+/// Where a request came in.
+pub(crate) struct Place {
+    pub(crate) api: Arc<Api>,
+    /// The profile of the listener.
+    pub(crate) profile: Option<&'static Profile>,
+    /// The path of the route, with its parameters in braces.
+    pub(crate) template: &'static str,
+}
+
 /// A route: what is asked for, who may ask, who answers.
 pub(crate) struct Route {
     pub(crate) verb: Verb,
     pub(crate) path: &'static str,
     /// None: whoever can reach the listener may ask.
     pub(crate) role: Option<Role>,
-    run: fn(Call) -> Answer,
+    pub(crate) run: fn(Call) -> Answer,
+}
+
+impl fmt::Debug for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {}", self.verb, self.path)
+    }
 }
 
 macro_rules! routes {
-    ($($verb:ident $path:literal $role:ident => $first:ident $(:: $more:ident)+;)+) => {
+    (@ Anyone) => { None };
+    (@ $role:ident) => { Some($crate::Role::$role) };
+    ($vis:vis static $name:ident; $($verb:ident $path:literal $role:ident => $first:ident $(:: $more:ident)*;)+) => {
         /// All routes.
-        pub(crate) static ROUTES: &[Route] = &[
+        $vis static $name: &[Route] = &[
             $(Route {
-                verb: Verb::$verb,
+                verb: $crate::api::Verb::$verb,
                 path: $path,
                 role: routes!(@ $role),
-                run: |call| Box::pin($first $(:: $more)+ (call)),
+                run: |call| Box::pin($first $(:: $more)* (call)),
             }),+
         ];
     };
-    (@ Anyone) => { None };
-    (@ $role:ident) => { Some(Role::$role) };
 }
+pub(crate) use routes;
 
 routes! {
+    pub(crate) static ROUTES;
     Get  "/v1/streams" Viewer => streams::list;
     Get  "/v1/streams/{stream}" Viewer => streams::show;
     Get  "/v1/streams/{stream}/events" Viewer => streams::read;
@@ -220,16 +237,25 @@ pub(crate) fn check_intakes(intakes: &[Intake]) -> Result<()> {
     Ok(())
 }
 
-/// Makes the router.
-pub(crate) fn router(api: &Arc<Api>) -> Router {
+/// Makes the router of a listener.
+pub(crate) fn router(api: &Arc<Api>, profile: Option<&'static Profile>) -> Result<Router> {
     let mut router = Router::new();
-    for route in ROUTES {
+    let more = profile.map_or(&[][..], |profile| profile.routes);
+    if let Some(intake) = api.intakes.iter().find(|intake| more.iter().any(|route| route.path == intake.path)) {
+        let (path, name) = (&intake.path, intake.name.as_str());
+        let profile = profile.map_or("", |profile| profile.name);
+        return Err(Fault::invalid(format!("path {path:?} of source {name:?} belongs to profile {profile}")));
+    }
+    for route in ROUTES.iter().chain(more) {
         let filter = match route.verb {
             Verb::Get => MethodFilter::GET,
             Verb::Post => MethodFilter::POST,
         };
         let api = Arc::clone(api);
-        let answer = move |request: Request| answer(Arc::clone(&api), route.path, route.role, request, route.run);
+        let answer = move |request: Request| {
+            let place = Place { api: Arc::clone(&api), profile, template: route.path };
+            answer(place, route.role, request, route.run)
+        };
         router = router.route(route.path, on(filter, answer));
     }
     for intake in &api.intakes {
@@ -238,30 +264,25 @@ pub(crate) fn router(api: &Arc<Api>) -> Router {
         let take = move |request: Request| {
             let intake = Arc::clone(&intake);
             let take = |call| streams::take_in(call, intake);
-            answer(Arc::clone(&api), "", Some(Role::Operator), request, take)
+            answer(Place { api: Arc::clone(&api), profile, template: "" }, Some(Role::Operator), request, take)
         };
         router = router.route(&path, on(MethodFilter::POST, take));
     }
-    router.fallback(unknown).method_not_allowed_fallback(wrong_method)
+    Ok(router.fallback(unknown).method_not_allowed_fallback(wrong_method))
 }
 
 /// Finds who asks, lets the handler work, and turns whatever comes of it into an answer.
-async fn answer<F>(
-    api: Arc<Api>,
-    template: &'static str,
-    role: Option<Role>,
-    request: Request,
-    work: impl FnOnce(Call) -> F,
-) -> Response
+async fn answer<F>(place: Place, role: Option<Role>, request: Request, work: impl FnOnce(Call) -> F) -> Response
 where
     F: Future<Output = Result<Response, Problem>>,
 {
-    let actor = match role.map(|role| api.tokens.admit(role, request.headers())) {
+    let actor = match role.map(|role| place.api.tokens.admit(role, request.headers())) {
         Some(Err(problem)) => return problem.into_response(),
         Some(Ok(actor)) => actor,
         None => Actor::nobody(),
     };
-    match AssertUnwindSafe(work(Call::new(api, actor, template, request))).catch_unwind().await {
+    let template = place.template;
+    match AssertUnwindSafe(work(Call::new(place, actor, request))).catch_unwind().await {
         Ok(Ok(response)) => response,
         Ok(Err(problem)) => problem.into_response(),
         Err(panic) => {

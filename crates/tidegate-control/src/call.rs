@@ -18,12 +18,19 @@ use tidegate_core::{
     names::{GroupName, StreamName, TargetName},
 };
 
-use crate::{api::Api, auth::Actor, problem::Problem};
+use crate::{
+    api::{Api, Place},
+    auth::Actor,
+    problem::Problem,
+    profile::Profile,
+};
 
 /// A request whose sender is known and may ask for it.
 pub(crate) struct Call {
     pub(crate) api: Arc<Api>,
     pub(crate) actor: Actor,
+    /// The profile of the listener.
+    pub(crate) profile: Option<&'static Profile>,
     /// The path of the route, with its parameters in braces.
     template: &'static str,
     head: Parts,
@@ -32,9 +39,10 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    pub(crate) fn new(api: Arc<Api>, actor: Actor, template: &'static str, request: Request) -> Self {
+    pub(crate) fn new(place: Place, actor: Actor, request: Request) -> Self {
+        let Place { api, profile, template } = place;
         let (head, body) = request.into_parts();
-        Self { api, actor, template, head, body: Mutex::new(body) }
+        Self { api, actor, profile, template, head, body: Mutex::new(body) }
     }
 
     /// Returns a parameter of the path: the segment that stands where the template has the name in braces.

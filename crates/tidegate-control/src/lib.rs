@@ -13,6 +13,7 @@ mod metrics;
 mod observe;
 mod openapi;
 mod problem;
+mod profile;
 mod result;
 mod serve;
 mod system;
@@ -40,6 +41,7 @@ pub use self::{
     metrics::{MetricKind, MetricSpec, Metrics},
     observe::WarnPolicy,
     openapi::openapi,
+    profile::{PROFILES, Profile},
     serve::{ServeLimits, serve},
     upstream::Upstream,
 };
@@ -195,8 +197,8 @@ impl Control {
         self.0.observed.keep(&self.0).await
     }
 
-    /// Returns the routes of the API.
-    pub fn router(&self) -> Router {
-        api::router(&self.0)
+    /// Returns the routes of the API, and those of a profile; refuses a profile that has a path of a source.
+    pub fn router(&self, profile: Option<&'static Profile>) -> Result<Router> {
+        api::router(&self.0, profile)
     }
 }

@@ -3,6 +3,7 @@
 //! Whatever the engine or the store already counts is read from there at the time of the request; only what nobody
 //! keeps is counted here, so that the path of a message pays for nothing twice.
 
+pub(crate) mod alias;
 pub(crate) mod catalogue;
 pub(crate) mod counts;
 mod meter;

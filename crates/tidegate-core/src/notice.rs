@@ -87,7 +87,7 @@ notices! {
     /// A lease ran out or a settle came too late; the delivery is or was lent again.
     LeaseLost = "lease.lost" { group: GroupName, count: u64 }
     /// A delivery was buried in the dead letters.
-    DeadLettered = "message.parked" { stream: StreamName, group: GroupName, event: ByteString, class: FaultClass, message: String, attempts: u32 }
+    DeadLettered = "dlq.message_parked" { stream: StreamName, group: GroupName, event: ByteString, class: FaultClass, message: String, attempts: u32 }
     /// A delivery that waited for other events was let go, or buried, by hand.
     Unblocked = "group.unblocked" { group: GroupName, event: ByteString, position: Position, rejected: bool, by: String, reason: String }
     /// Dead letters changed their state by an operator's action.

@@ -23,6 +23,7 @@ use std::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use tidegate_control::Profile;
 use tidegate_core::{
     config::{self, Bytes, Check, Errors, Spot, Time},
     fault::{Fault, FaultKind, Origin, Result, Retry},
@@ -155,9 +156,11 @@ impl Config {
         Ok(Self::read(&text, &origin, &SystemEnvironment::new(directory))?)
     }
 
-    /// Takes other listeners than those of the file.
+    /// Takes other addresses than those of the file; the profiles stay in their order.
     pub fn listen_on(&mut self, addresses: &[SocketAddr]) -> Result<()> {
-        self.listeners = addresses.iter().map(|&bind| ListenerConfig { bind }).collect();
+        let mut profiles = std::mem::take(&mut self.listeners).into_iter().map(|listener| listener.profile);
+        let listener = |&bind| ListenerConfig { bind, profile: profiles.next().flatten() };
+        self.listeners = addresses.iter().map(listener).collect();
         match self.listeners.iter().find(|listener| listener.is_open_to_others() && self.tokens.is_empty()) {
             Some(listener) => Err(Fault::invalid(listener.refusal())),
             None => Ok(()),
@@ -208,12 +211,22 @@ impl Config {
             {
                 here.at("path").error(format!("source {other} has the same path"));
             }
+            if let SourceConfig::Http(http) = source
+                && let Some(profile) = self.profiles().find(|profile| profile.paths().any(|path| path == http.path))
+            {
+                here.at("path").error(format!("profile {} has the same path", profile.name));
+            }
             if let SourceConfig::Http(http) = source {
                 self.check_reply(http, &here);
             }
             source.check(&here);
         }
         self.check_groups(here);
+    }
+
+    /// Returns the profiles of all listeners.
+    fn profiles(&self) -> impl Iterator<Item = &'static Profile> {
+        self.listeners.iter().filter_map(|listener| Profile::find(listener.profile.as_deref()?))
     }
 
     /// Returns the group whose results are the answers of a source.

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use tidegate_control::PROFILES;
 use tidegate_core::{config::limits_page, notice::Notice};
 
 /// A page: its path from the root of the repository, and its text.
@@ -21,6 +22,7 @@ pub fn all() -> Vec<Page> {
         page("docs/reference/cli.md", command_line()),
         page("docs/reference/metrics.md", metrics()),
         page("docs/reference/notices.md", notices()),
+        page("docs/reference/profiles.md", profiles()),
         page("docs/reference/limits.md", limits_page()),
         page("openapi/tidegate.json", tidegate_control::openapi()),
     ]
@@ -58,10 +60,40 @@ fn metrics() -> String {
     out
 }
 
+fn profiles() -> String {
+    let mut out = String::from(
+        "# Profiles\n\nGenerated from the code; `cargo xtask docs` writes it anew.\n\n\
+         A listener with a `profile` has, beside everything that a listener has, the paths and the metric names by which an \
+         older system was operated:\n\n```yaml\nlisteners:\n  - { bind: \"127.0.0.1:7300\" }\n  \
+         - { bind: \"127.0.0.1:8081\", profile: signal-client }\n```\n\n\
+         Each name shows what the node's own name shows; labels that a name does not have are summed up.\n",
+    );
+    for profile in PROFILES {
+        let paths: Vec<String> = profile.paths().map(|path| format!("`{path}`")).collect();
+        out.push_str(&format!(
+            "\n## {}\n\n{}.\n\nPaths: {}.\n\n",
+            profile.name,
+            capital(profile.summary),
+            paths.join(", ")
+        ));
+        out.push_str("| Metric | The same as | Labels |\n|---|---|---|\n");
+        for (name, own, labels) in profile.metrics() {
+            let labels: Vec<String> = labels.iter().map(|(name, own)| format!("`{name}` is `{own}`")).collect();
+            out.push_str(&format!("| `{name}` | `{own}` | {} |\n", labels.join(", ")));
+        }
+    }
+    out
+}
+
+fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
+}
+
 fn command_line() -> String {
     let mut out = String::from(
         "# Command line\n\nGenerated from the code; `cargo xtask docs` writes it anew.\n\n\
-         Exit codes: 0 done or yes · 1 the answer is no · 2 wrong command line · 4 reprocessed already · \
+         Exit codes: 0 done or yes · 1 the answer is no · 2 wrong command line · 3 what was reprocessed failed again · 4 reprocessed already · \
          69 a needed service is unavailable · 70 internal error · 77 denied · 78 wrong configuration.\n\n",
     );
     let mut root = crate::cli::command_line();

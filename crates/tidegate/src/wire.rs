@@ -14,7 +14,9 @@ use std::{
 
 use bytestring::ByteString;
 use serde_json::json;
-use tidegate_control::{Control, ControlParts, Intake, Metrics, NodeFacts, Reply, Role, Token, Tokens, Upstream};
+use tidegate_control::{
+    Control, ControlParts, Intake, Metrics, NodeFacts, Profile, Reply, Role, Token, Tokens, Upstream,
+};
 use tidegate_core::{
     clock::Clock,
     cloudevents::PlainDefaults,
@@ -149,9 +151,10 @@ impl Node {
         control.watch().await?;
         let (doors, doors_stop) = service::stop();
         let mut addresses = Vec::new();
-        for (listener, address) in listeners {
+        for ((listener, address), settings) in listeners.into_iter().zip(&config.listeners) {
             cx.notices.emit(&Notice::ListenerBound { address: address.to_string() });
-            supervisor.service(Door::new(listener, address, control.router(), doors_stop.clone()));
+            let profile = settings.profile.as_deref().and_then(Profile::find);
+            supervisor.service(Door::new(listener, address, control.router(profile)?, doors_stop.clone()));
             addresses.push(address);
         }
         let listeners_file = config.node.data.join("run").join("listeners.json");

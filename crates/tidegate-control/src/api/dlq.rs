@@ -196,7 +196,9 @@ pub(crate) async fn list(call: Call) -> Result<Response, Problem> {
     responses((status = 200, description = "The dead letter.", body = Entry))
 )]
 pub(crate) async fn show(call: Call) -> Result<Response, Problem> {
-    let (stream, id) = (call.stream()?, call.id()?.parse()?);
+    let (stream, text) = (call.stream()?, call.id()?);
+    // What is no id is the id of none: whoever looks for an entry is told that it is not there, in whatever form they ask.
+    let id = text.parse().map_err(|_| Fault::missing(format!("there is no dead letter {text:?} of {stream}")))?;
     json(&Entry::new(call.api.store.dead_letter(&stream, id).await?)?)
 }
 

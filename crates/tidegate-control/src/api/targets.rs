@@ -262,7 +262,7 @@ pub(crate) async fn reset(mut call: Call) -> Result<Response, Problem> {
 
 #[utoipa::path(
     post, path = "/v1/targets/{target}/limit", tag = "targets", operation_id = "targets_limit",
-    summary = "Change the limits of a target until the node is started again",
+    summary = "Change the limits of a target, over restarts, until the configuration names others",
     params(("target" = String, Path, description = "Name of the target.")),
     request_body = LimitAsk,
     responses((status = 200, description = "They are in force.", body = TargetAction))

@@ -7,12 +7,12 @@ use tidegate_core::{
     store::{GroupStatus, SYNC_BOUNDS, StoreStatus},
 };
 
-use super::{catalogue, counts::Counts, process::ProcessFacts, text::Page};
+use super::{alias::Alias, catalogue, counts::Counts, process::ProcessFacts, text::Page};
 use crate::{api::Api, health, system::DiskFacts};
 
-/// Writes the page.
-pub(crate) async fn page(api: &Api) -> Result<String> {
-    let mut page = Page::default();
+/// Writes the page, with other names for some metrics.
+pub(crate) async fn page(api: &Api, aliases: &'static [Alias]) -> Result<String> {
+    let mut page = Page::with(aliases);
     page.family(&catalogue::BUILD_INFO).sample(&[&api.node.version], 1);
     page.family(&catalogue::CONFIG_INFO).sample(&[&api.config], 1);
     let all = api.store.groups().await?;

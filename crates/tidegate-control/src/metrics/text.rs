@@ -5,7 +5,11 @@
 
 use std::fmt::{Display, Write};
 
-use super::{catalogue::MetricSpec, counts::Counts};
+use super::{
+    alias::{Alias, Kept},
+    catalogue::{MetricKind, MetricSpec},
+    counts::Counts,
+};
 
 /// Media type of the format.
 pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -14,6 +18,9 @@ pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8"
 #[derive(Debug, Default)]
 pub(crate) struct Page {
     out: String,
+    aliases: &'static [Alias],
+    /// Samples of metrics that have other names too.
+    kept: Vec<Kept>,
 }
 
 /// The samples of one metric on a page.
@@ -21,18 +28,41 @@ pub(crate) struct Page {
 pub(crate) struct Family<'a> {
     out: &'a mut String,
     spec: &'static MetricSpec,
+    /// Where samples are kept when the metric has another name too.
+    kept: Option<&'a mut Vec<Kept>>,
 }
 
 impl Page {
+    /// Starts a page on which some metrics have other names too.
+    pub(crate) fn with(aliases: &'static [Alias]) -> Self {
+        Self { aliases, ..Self::default() }
+    }
+
     /// Starts the samples of a metric.
     pub(crate) fn family(&mut self, spec: &'static MetricSpec) -> Family<'_> {
         put(&mut self.out, format_args!("# HELP {} {}\n", spec.name, spec.help));
         put(&mut self.out, format_args!("# TYPE {} {}\n", spec.name, spec.kind.as_str()));
-        Family { out: &mut self.out, spec }
+        let has_alias = self.aliases.iter().any(|alias| alias.of.name == spec.name);
+        Family { out: &mut self.out, spec, kept: has_alias.then_some(&mut self.kept) }
     }
 
-    /// Returns the page.
-    pub(crate) fn finish(self) -> String {
+    /// Returns the page, with the other names at its end.
+    pub(crate) fn finish(mut self) -> String {
+        for alias in self.aliases {
+            put(&mut self.out, format_args!("# HELP {} The same as {}.\n", alias.name, alias.of.name));
+            put(&mut self.out, format_args!("# TYPE {} {}\n", alias.name, alias.of.kind.as_str()));
+            let sums = alias.sums(&self.kept);
+            if sums.is_empty() && alias.labels.is_empty() && alias.of.kind != MetricKind::Histogram {
+                put(&mut self.out, format_args!("{} 0\n", alias.name));
+            }
+            for (values, lines) in sums {
+                for (suffix, bound, sum) in lines {
+                    let names = alias.labels.iter().map(|(name, _)| *name);
+                    let labels = names.zip(values.iter().map(String::as_str));
+                    line(&mut self.out, (alias.name, suffix), labels, bound.as_deref(), sum);
+                }
+            }
+        }
         self.out
     }
 }
@@ -56,20 +86,40 @@ impl Family<'_> {
         self.line("_count", labels, None, total);
     }
 
-    fn line(&mut self, suffix: &str, labels: &[&str], bound: Option<&str>, value: impl Display) {
+    fn line(&mut self, suffix: &'static str, labels: &[&str], bound: Option<&str>, value: impl Display) {
         debug_assert_eq!(labels.len(), self.spec.labels.len(), "labels of {}", self.spec.name);
-        put(self.out, format_args!("{}{suffix}", self.spec.name));
+        if let Some(kept) = &mut self.kept {
+            kept.push(Kept {
+                of: self.spec,
+                labels: labels.iter().map(|&label| label.to_owned()).collect(),
+                suffix,
+                bound: bound.map(str::to_owned),
+                value: value.to_string().parse().unwrap_or(f64::NAN),
+            });
+        }
         let named = self.spec.labels.iter().copied().zip(labels.iter().copied());
-        let mut open = '{';
-        for (name, value) in named.chain(bound.map(|bound| ("le", bound))) {
-            put(self.out, format_args!("{open}{name}=\"{}\"", Escaped(value)));
-            open = ',';
-        }
-        if open == ',' {
-            self.out.push('}');
-        }
-        put(self.out, format_args!(" {value}\n"));
+        line(self.out, (self.spec.name, suffix), named, bound, value);
     }
+}
+
+/// Writes one sample.
+fn line<'a>(
+    out: &mut String,
+    (name, suffix): (&str, &str),
+    labels: impl Iterator<Item = (&'a str, &'a str)>,
+    bound: Option<&'a str>,
+    value: impl Display,
+) {
+    put(out, format_args!("{name}{suffix}"));
+    let mut open = '{';
+    for (name, value) in labels.chain(bound.map(|bound| ("le", bound))) {
+        put(out, format_args!("{open}{name}=\"{}\"", Escaped(value)));
+        open = ',';
+    }
+    if open == ',' {
+        out.push('}');
+    }
+    put(out, format_args!(" {value}\n"));
 }
 
 /// Writing to a string cannot fail.

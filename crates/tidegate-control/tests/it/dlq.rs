@@ -37,7 +37,7 @@ async fn entries_tell_everything_known() {
         assert_eq!(&node.get(&format!("/v1/dlq/{stream}/{id}")).await.good(), newest);
     }
     node.get("/v1/dlq/orders/999").await.problem(404, "missing");
-    node.get("/v1/dlq/orders/x").await.problem(400, "invalid");
+    node.get("/v1/dlq/orders/x").await.problem(404, "missing");
     node.get("/v1/dlq/nowhere").await.problem(404, "missing");
 }
 

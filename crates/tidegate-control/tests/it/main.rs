@@ -12,6 +12,7 @@ mod health;
 mod listener;
 mod look;
 mod node;
+mod profile;
 mod publish;
 mod pull;
 mod results;

@@ -8,7 +8,7 @@ use axum::body::Body;
 use http::{Method, Request};
 use serde_json::{Value, json};
 use tidegate_control::{
-    Control, ControlParts, Intake, Metrics, NodeFacts, ServeLimits, Token, Tokens, WarnPolicy, serve,
+    Control, ControlParts, Intake, Metrics, NodeFacts, Profile, ServeLimits, Token, Tokens, WarnPolicy, serve,
 };
 use tidegate_core::{
     clock::Clock,
@@ -171,12 +171,27 @@ impl Node {
         Self::of(parts, ailing, stopper).await
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the test plays the supervisor")]
+    /// A node whose listener has a profile.
+    pub(crate) async fn with_profile(name: &str) -> Self {
+        let (parts, ailing, stopper) = parts(Vec::new()).await;
+        Self::listening(parts, ailing, stopper, Some(Profile::find(name).unwrap())).await
+    }
+
     pub(crate) async fn of(parts: ControlParts, ailing: Arc<Ailing>, stopper: Stopper) -> Self {
+        Self::listening(parts, ailing, stopper, None).await
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the test plays the supervisor")]
+    async fn listening(
+        parts: ControlParts,
+        ailing: Arc<Ailing>,
+        stopper: Stopper,
+        profile: Option<&'static Profile>,
+    ) -> Self {
         let (guard, supervisor, clock) = (parts.guards[0].clone(), parts.supervisor.clone(), parts.cx.clock.clone());
         let store = parts.store.clone();
         let tap = parts.cx.notices.tap();
-        let router = Control::new(parts).unwrap().router();
+        let router = Control::new(parts).unwrap().router(profile).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (serving, stop) = stop();

@@ -167,7 +167,7 @@ async fn a_dead_letter_keeps_event_attempts_and_fingerprint() {
     assert_eq!((&*dead.config, dead.group.as_str()), ("fingerprint", "deliver"));
     assert_eq!(dead.attempts.len(), 4);
     assert!(dead.attempts.iter().all(|attempt| attempt.message == "test failure of class transient"));
-    let parked = scene.seen.iter().find(|notice| notice.name() == "message.parked").cloned();
+    let parked = scene.seen.iter().find(|notice| notice.name() == "dlq.message_parked").cloned();
     let Some(Notice::DeadLettered { attempts, event, .. }) = parked else { panic!("{parked:?}") };
     assert_eq!((attempts, &*event), (4, "a"));
     scene.finish().await;

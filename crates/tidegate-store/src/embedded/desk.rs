@@ -116,7 +116,9 @@ impl DeadLetters for Embedded {
 
     async fn dead_letter(&self, stream: &StreamName, id: Position) -> Result<DeadLetter> {
         let stream = self.state.dead_stream(stream)?;
-        self.load_dead(&stream, only_numbers(id)?, &mut GroupNames::default())
+        // A position of another engine is the id of nothing here.
+        let missing = |_| Fault::missing(format!("there is no dead letter {id}"));
+        self.load_dead(&stream, only_numbers(id).map_err(missing)?, &mut GroupNames::default())
     }
 
     async fn move_dead(&self, step: &DeadStep) -> Result<Vec<DeadStepStatus>> {

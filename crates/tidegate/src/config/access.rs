@@ -4,6 +4,7 @@ use std::{collections::HashSet, fmt, net::SocketAddr, str::FromStr};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tidegate_control::{PROFILES, Profile};
 use tidegate_core::{config::Spot, fault::Fault};
 
 /// An address on which the API, health and metrics listen.
@@ -13,6 +14,10 @@ pub struct ListenerConfig {
     /// Address and port, such as `127.0.0.1:7300`; port 0 takes a free one. An address that other machines can reach needs at least one token.
     #[schemars(schema_with = "address")]
     pub bind: SocketAddr,
+    /// Profile: paths and metric names by which an older system was operated, beside those of the node. `profiles.md` lists
+    /// them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
 }
 
 impl ListenerConfig {
@@ -21,7 +26,7 @@ impl ListenerConfig {
 
     /// Returns the listeners of a configuration that names none.
     pub fn usual() -> Vec<Self> {
-        vec![Self { bind: SocketAddr::from(([127, 0, 0, 1], Self::PORT)) }]
+        vec![Self { bind: SocketAddr::from(([127, 0, 0, 1], Self::PORT)), profile: None }]
     }
 
     /// Tells whether other machines can reach it.
@@ -126,7 +131,13 @@ pub(super) fn check(listeners: &[ListenerConfig], tokens: &[TokenConfig], here: 
     here.at("listeners").require(!listeners.is_empty(), || "a node needs at least one listener".to_owned());
     let mut bound = HashSet::new();
     for (index, listener) in listeners.iter().enumerate() {
-        let here = here.at("listeners").at(index).at("bind");
+        let here = here.at("listeners").at(index);
+        if let Some(profile) = &listener.profile
+            && Profile::find(profile).is_none()
+        {
+            here.at("profile").unknown("profile", profile, PROFILES.iter().map(|profile| profile.name));
+        }
+        let here = here.at("bind");
         here.require(!listener.is_open_to_others() || !tokens.is_empty(), || listener.refusal());
         let fresh = listener.bind.port() == 0 || bound.insert(listener.bind);
         here.require(fresh, || format!("another listener has {} already", listener.bind));

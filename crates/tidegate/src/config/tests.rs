@@ -131,7 +131,7 @@ fn unknown_keys_are_named_with_the_nearest_one() {
     go("version: 1", "version: 1\ngroup: {}", "group", "groups", "streams");
     go("url:", "uri:", "groups.deliver.sink.uri", "url", "secret");
     go("path:", "pth:", "sources.intake.pth", "path", "defaults");
-    go("bind:", "bid:", "listeners[0].bid", "bind", "(known: bind)");
+    go("bind:", "bid:", "listeners[0].bid", "bind", "(known: bind, profile)");
     check(
         "count: 1000000",
         "letters: 1",
@@ -440,4 +440,17 @@ fn the_reference_names_every_key_of_the_sample() {
         assert!(page.contains(&format!("| `{key}` |")), "{key}");
     }
     assert!(page.contains("## `groups.<name>.sink` with `type: webhook`"), "{page}");
+}
+
+#[test]
+fn a_profile_is_one_of_those_that_there_are_and_shares_no_path() {
+    let with = |profile: &str| SAMPLE.replacen("7300\"", &format!("7300\", profile: {profile}"), 1);
+    assert_eq!(read(&with("signal-client")).unwrap().listeners[0].profile.as_deref(), Some("signal-client"));
+    let errors = refused(&with("signal-cliant"));
+    assert!(
+        errors[0].contains("listeners[0].profile") && errors[0].contains("did you mean \"signal-client\"?"),
+        "{errors:?}"
+    );
+    let errors = refused(&with("signal-client").replacen("path: /orders", "path: /ready", 1));
+    assert!(errors[0].contains("sources.intake.path: profile signal-client has the same path"), "{errors:?}");
 }

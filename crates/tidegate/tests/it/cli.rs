@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::node::{Berth, SAMPLE, tidegate, told, until};
+use crate::node::{Berth, Node, SAMPLE, tidegate, told, until};
 
 const PULL: &str = r#"
 version: 1
@@ -133,6 +133,28 @@ async fn targets_are_tripped_and_reset() {
     assert_eq!(node.json(&["target", "show", "partner"])["breaker"]["state"], "open");
     node.json(&["target", "reset", "partner"]);
     assert_eq!(node.json(&["target", "show", "partner"])["breaker"]["state"], "closed");
+    node.stop().await;
+}
+
+#[tokio::test]
+async fn limits_of_a_target_are_changed_over_restarts() {
+    let berth = Berth::new(SAMPLE);
+    let node = berth.start().await;
+    let shown = |node: &Node| {
+        let target = node.json(&["target", "show", "partner"]);
+        (target["rate"]["limit"].clone(), target["concurrency"]["limit"].clone())
+    };
+    let (exit, out, err) = node.cli(&["target", "limit", "partner", "--rate", "20/s", "--reason", "quota was cut"]);
+    assert_eq!(exit, 0, "{err}");
+    assert!(out.lines().count() == 2 && out.contains("20/s"), "{out}");
+    assert_eq!(shown(&node), ("20/s".into(), 16.into()), "what is not named is as configured");
+    node.kill().await;
+    let node = berth.start().await;
+    assert_eq!(shown(&node), ("20/s".into(), 16.into()));
+    assert_eq!(node.cli(&["target", "limit", "partner", "--concurrency", "0"]).0, 2);
+    assert_eq!(node.cli(&["target", "limit", "partner"]).0, 2, "nothing is named");
+    node.json(&["target", "limit", "partner", "--configured"]);
+    assert_eq!(shown(&node), ("50/s".into(), 16.into()));
     node.stop().await;
 }
 

@@ -50,7 +50,9 @@ async fn a_dead_letter_is_inspected_and_reprocessed_once() {
     assert_eq!(exit, 4, "{err}");
     assert_eq!(receiver.ids(), ["17", "17"], "it went out once when it failed and once when it was mended");
     assert_eq!(node.cli(&["dlq", "inspect", "--stream", "orders", "--id", "999999"]).0, 1);
+    assert_eq!(node.cli(&["dlq", "inspect", "--stream", "orders", "--id", "1700000000000-0"]).0, 1);
     assert_eq!(node.cli(&["dlq", "reprocess", "--stream", "orders", "--id", "999999"]).0, 1);
+    assert_eq!(node.cli(&["dlq", "inspect", "--stream", "orders", "--id", "1700000000000-0"]).0, 1);
     assert_eq!(node.json(&[&reprocess[..], &["--force"]].concat())["reprocessed"], 1);
     node.group_has("deliver", "done", 2).await;
     assert_eq!(receiver.ids().len(), 3, "forced means that it runs although it is done");
