@@ -178,6 +178,12 @@ fn told(error: &RedisError) -> Trouble {
     if error.kind() == ErrorKind::AuthenticationFailed {
         return Trouble::Told { code: "WRONGPASS".to_owned(), detail: what(error) };
     }
+    if error.kind() == ErrorKind::Parse {
+        return Trouble::Told {
+            code: "PARSE".to_owned(),
+            detail: "what answers there does not speak as Redis does".to_owned(),
+        };
+    }
     let said = what(error);
     // Inside of a script older servers wrap what a command answered.
     if said.contains("OOM command not allowed") {
@@ -226,6 +232,7 @@ impl Trouble {
                 "TGMISSING" => Fault::missing(format!("{step}: there is no such {detail}")),
                 "TGCONFLICT" => Fault::conflict(note),
                 "TGINVALID" => Fault::invalid(note),
+                "PARSE" => Fault::invalid(format!("{step}: {detail}")),
                 "TGTYPE" => Fault::conflict(format!("{step}: the key exists in Redis and is a {detail}, not a stream")),
                 "OOM" => Fault::unavailable(Origin::Store, format!("{step}: Redis has no memory left (maxmemory)")),
                 "WRONGPASS" | "NOAUTH" | "NOPERM" => {

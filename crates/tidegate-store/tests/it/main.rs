@@ -3,6 +3,7 @@
 
 mod conformance;
 mod damage;
+mod nodes;
 mod places;
 mod redis;
 mod simulation;

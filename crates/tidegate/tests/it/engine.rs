@@ -13,7 +13,7 @@ const SAFE: [&str; 2] = ["--appendonly yes", "--appendfsync always"];
 
 fn sample(server: &RedisServer, receiver: &Receiver) -> String {
     SAMPLE
-        .replace("engine: embedded", &format!("redis: {{ timeout: 2s }}\nengine: {}", server.url()))
+        .replace("engine: embedded", &format!("redis: {{ timeout: 2s, takeover: 2s }}\nengine: {}", server.url()))
         .replace("https://partner.example/hook", &receiver.url)
         .replace("rate: 50/s, ", "")
 }
@@ -88,6 +88,39 @@ async fn a_killed_node_goes_on_where_it_was() {
     all_arrive(&receiver, &ids).await;
     node.group_has("deliver", "done", 50).await;
     node.stop().await;
+}
+
+/// Two nodes share a group. What one held when it was killed, the other has done long before its leases of a minute end.
+#[tokio::test]
+async fn what_a_killed_node_held_is_done_by_the_other() {
+    let server = RedisServer::start(&SAFE);
+    let receiver = Receiver::start().await;
+    let config = sample(&server, &receiver).replace("workers: 8", "workers: 4\n    results: { keep: 1h }");
+    let berths = [Berth::new(&config), Berth::new(&config.replace("harbour", "quay"))];
+    let (one, two) = (berths[0].start().await, berths[1].start().await);
+    for number in 0..8 {
+        assert!(publish(if number % 2 == 0 { &one } else { &two }, &number.to_string()).await);
+    }
+    // Whoever asks one node for a result gets it, whichever of them made it.
+    for number in 0..8 {
+        let url = format!("{}/v1/events/{number}/result?wait=20s", one.url);
+        let answer = one.client.get(url).send().await.unwrap();
+        let (status, text) = (answer.status(), answer.text().await.unwrap());
+        assert!(status == 200 && text == format!("answer to {number}"), "{status}: {text}");
+    }
+    receiver.hold().await;
+    for number in 8..16 {
+        assert!(publish(&one, &number.to_string()).await);
+    }
+    let all_sent = || async { (receiver.received().len() >= 16).then_some(()) };
+    until("each node holds what it has workers for", all_sent).await;
+    two.group_has("deliver", "in_flight", 8).await;
+    one.kill().await;
+    receiver.release(1000);
+    two.group_has("deliver", "done", 16).await;
+    let audit = two.json(&["audit", "messages"]);
+    assert_eq!(audit["balanced"], true, "{audit}");
+    two.stop().await;
 }
 
 #[tokio::test]
