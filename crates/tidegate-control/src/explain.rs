@@ -63,6 +63,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) rival: Option<(Position, String)>,
     /// The events that must be done before it.
     pub(crate) awaited: &'a [Awaited],
+    /// Its priority, in a group that goes by it.
+    pub(crate) priority: Option<u8>,
 }
 
 /// Where an event stands, in a word, and why; the strongest reason first.
@@ -81,6 +83,7 @@ pub(crate) fn explain(facts: &Facts<'_>) -> Verdict {
     }
     if matches!(state, "waiting" | "blocked" | "scheduled") {
         because.extend(obstacles(facts));
+        because.extend(less_urgent(facts));
         if because.is_empty() {
             because.push(nothing(facts));
         }
@@ -99,8 +102,9 @@ fn own_reason(facts: &Facts<'_>) -> (&'static str, Option<Reason>) {
         }
         Place::Waiting { held_up: true, .. } => {
             let most = limits::ORDER_LOOKAHEAD_MAX;
-            let detail =
-                format!("{most} events wait behind order keys or for others; the group looks no further until some go");
+            let detail = format!(
+                "{most} events wait in memory, for order keys, others or their turn; the group looks no further until some go"
+            );
             ("waiting", Some(Reason::new("lookahead_full", detail)))
         }
         Place::Waiting { held_up: false, .. } => ("waiting", None),
@@ -315,6 +319,15 @@ fn workers(facts: &Facts<'_>, group: &GroupView) -> Option<Reason> {
         return Some(Reason::new("workers_busy", detail).since(at));
     }
     Some(Reason::new("no_worker", "no worker asks for work").since(at))
+}
+
+/// Whether others go before it, in a group that takes what is more urgent first.
+fn less_urgent(facts: &Facts<'_>) -> Option<Reason> {
+    let (Some(priority), Place::Waiting { ahead: ahead @ 1.., .. }) = (facts.priority, &facts.standing.place) else {
+        return None;
+    };
+    let detail = format!("its priority is {priority}, and up to {ahead} events stand before it");
+    Some(Reason::new("priority", detail))
 }
 
 fn nothing(facts: &Facts<'_>) -> Reason {

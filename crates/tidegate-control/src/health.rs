@@ -121,6 +121,10 @@ pub(crate) struct PromisesDetail {
     atomic_settle: bool,
     durable: bool,
     shared: bool,
+    /// Events wait for others that they name.
+    dependencies: bool,
+    /// Groups take what is more urgent first.
+    priorities: bool,
 }
 
 impl Component {
@@ -161,6 +165,8 @@ impl From<Promises> for PromisesDetail {
             atomic_settle: promises.atomic_settle,
             durable: promises.durable,
             shared: promises.shared,
+            dependencies: promises.dependencies,
+            priorities: promises.priorities,
         }
     }
 }

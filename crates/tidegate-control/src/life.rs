@@ -10,6 +10,7 @@ use tidegate_core::{
     fault::{FaultKind, Result},
     limits,
     names::{GroupName, StreamName},
+    priority,
     result::request_source,
     store::{DeadLetter, GroupStatus},
     whereabouts::{Find, Finding, Place, Sighting, Standing, StepKind, Wait},
@@ -202,6 +203,7 @@ pub(crate) async fn explain_in(api: &Api, life: &Life, group: &GroupStatus) -> R
     let name = format!("group/{}", group.name);
     let late = api.supervisor.progress().into_iter().find(|progress| progress.name == name);
     let late = late.filter(|progress| now.since(progress.at) > progress.every * LATE_FACTOR);
+    let ranked = view.as_ref().is_some_and(|view| view.spec.priority_step.is_some());
     let verdict = explain(&Facts {
         now,
         group: view.as_ref(),
@@ -213,6 +215,7 @@ pub(crate) async fn explain_in(api: &Api, life: &Life, group: &GroupStatus) -> R
         letter: letter(api, &group.stream, &standing.place).await?.as_ref(),
         rival: rival(api, &group.stream, &standing.place).await?,
         awaited: &awaited,
+        priority: ranked.then(|| spot.event.as_ref().and_then(|event| priority::of(event).ok())).flatten(),
         standing: &standing,
     });
     Ok(Some((spot.position, verdict)))

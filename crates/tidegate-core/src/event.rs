@@ -261,6 +261,7 @@ impl Event {
             )));
         }
         crate::after::names(self)?;
+        crate::priority::of(self)?;
         if self.extensions.len() > limits::EXTENSIONS_MAX {
             return Err(Fault::invalid(format!("more than {} extension attributes", limits::EXTENSIONS_MAX)));
         }

@@ -15,6 +15,7 @@ pub mod limits;
 pub mod names;
 pub mod notice;
 pub mod order;
+pub mod priority;
 pub mod result;
 pub mod seek;
 pub mod service;

@@ -70,11 +70,15 @@ limits! {
     WORKERS_MAX: usize = 4_096, "workers";
     /// Most deliveries of one group that may be lent at a time.
     IN_FLIGHT_MAX: usize = 65_536, "deliveries";
-    /// Most deliveries of one group that may wait in memory behind a busy order key, or for other events to be done, before
-    /// the group stops looking further; one that waits for several events counts as often.
+    /// Most deliveries of one group that may wait in memory behind a busy order key, for other events to be done, or for
+    /// their turn by priority, before the group stops looking further; one that waits for several events counts as often.
     ORDER_LOOKAHEAD_MAX: usize = 65_536, "deliveries";
     /// Most events that one event may wait for with its attribute `after`.
     AFTER_MAX: usize = 64, "events";
+    /// Highest priority of an event.
+    PRIORITY_MAX: u8 = 9, "steps above 0";
+    /// Longest time of waiting that one step of priority may be worth.
+    PRIORITY_STEP_SECONDS_MAX: u64 = 30 * 86_400, "seconds";
     /// Longest and shortest lease, in seconds.
     LEASE_SECONDS_MAX: u64 = 12 * 3600, "seconds";
     /// Most attempts a policy may ask for.

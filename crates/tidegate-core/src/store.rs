@@ -138,6 +138,9 @@ pub struct GroupSpec {
     /// Whether an event waits until those that its attribute [`AFTER`](crate::after::AFTER) names are done in this group.
     /// The ledger says what is done: without one, nobody waits.
     pub after: bool,
+    /// Whether what may run is taken in the order of [`priority::rank`](crate::priority::rank), and how much time of waiting
+    /// one step is worth; none = in the order of the stream. Within an order key the order of the stream stands.
+    pub priority_step: Option<Duration>,
     /// Whether each claim is made durable before it is handed out, so that a handler that kills the process is counted.
     pub mark_claims: bool,
 }
@@ -155,6 +158,7 @@ impl GroupSpec {
             on_failure: OnFailure::Skip,
             ledger: Some(Duration::from_secs(7 * 86_400)),
             after: true,
+            priority_step: None,
             mark_claims: true,
         }
     }
@@ -175,6 +179,9 @@ pub struct Promises {
     pub durable: bool,
     /// Events wait for others where their group says so ([`GroupSpec::after`]); otherwise `after` holds nobody back.
     pub dependencies: bool,
+    /// Groups take what is more urgent first where they say so ([`GroupSpec::priority_step`]); otherwise the order of the
+    /// stream stands.
+    pub priorities: bool,
     /// The loss window in words, for the operator.
     pub loss_window: String,
     /// The window in which an effect may be repeated, in words.

@@ -14,6 +14,7 @@ mod fencing;
 mod group;
 mod ledger;
 mod order;
+mod priority;
 mod range;
 mod read;
 mod restart;
@@ -48,6 +49,9 @@ enum Needs {
     AfterAndDurable,
     AfterAndOrder,
     AfterAndWakes,
+    Priorities,
+    PrioritiesAndDurable,
+    PrioritiesAndOrder,
 }
 
 impl Needs {
@@ -63,6 +67,9 @@ impl Needs {
             Self::AfterAndDurable => promises.dependencies && promises.durable,
             Self::AfterAndOrder => promises.dependencies && promises.ordered_by_key,
             Self::AfterAndWakes => promises.dependencies && promises.wakes,
+            Self::Priorities => promises.priorities,
+            Self::PrioritiesAndDurable => promises.priorities && promises.durable,
+            Self::PrioritiesAndOrder => promises.priorities && promises.ordered_by_key,
         }
     }
 }
@@ -131,6 +138,16 @@ cases! {
         a_group_that_goes_back_waits_anew: After, who_waits_is_woken: AfterAndWakes,
         many_that_wait_do_not_hide_the_others: After, what_waits_is_not_removed: After,
         what_waits_stands_in_its_line_as_a_failed_one: AfterAndOrder,
+    }
+    priority {
+        what_is_more_urgent_goes_first: Priorities, nothing_waits_for_ever: Priorities, a_step_is_worth_its_time: Priorities,
+        one_for_later_counts_from_its_time: Priorities, what_comes_back_keeps_its_rank: Priorities,
+        the_order_of_priorities_outlives_a_restart: PrioritiesAndDurable, priorities_are_a_wish_of_the_group: Priorities,
+        counts_and_places_know_of_ranks: Priorities, an_end_holds_for_the_urgent_too: Priorities,
+        only_so_many_are_looked_at: Priorities, an_urgent_one_waits_for_the_one_it_names: Priorities,
+        within_a_key_the_order_stands: PrioritiesAndOrder,
+        one_that_comes_back_stands_before_the_later_ones_of_its_key: PrioritiesAndOrder,
+        a_failed_one_that_blocks_holds_the_urgent_of_its_key: PrioritiesAndOrder,
     }
     ledger {
         a_repeated_event_is_not_lent_again, a_repeat_that_waits_while_the_first_runs,

@@ -349,6 +349,8 @@ impl Check for Config {
             group.check(&place);
             let holds_back = self.engine.holds_back() || group.after != Some(After::Wait);
             place.at("after").require(holds_back, || "the engine on Redis holds no event back for others".to_owned());
+            let ranks = self.engine.holds_back() || group.priority_step.is_none();
+            place.at("priority_step").require(ranks, || "the engine on Redis knows no priorities".to_owned());
         }
         self.warnings.check(&here.at("warnings"));
         let reserve = self.node.disk_reserve;

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use tidegate_core::{
     clock::Timestamp,
     config::RateText,
-    fault::{Fault, Result},
+    fault::{Fault, FaultKind, Result},
     guard::Gate,
     names::GroupName,
     store::OnFailure,
@@ -191,6 +191,9 @@ pub(crate) struct Policy {
     ledger: Option<String>,
     /// Whether events wait for those that their `after` names: `wait` or `ignore`.
     after: &'static str,
+    /// How much time of waiting one step of an event's `priority` is worth; without it the order of the stream stands.
+    #[schema(example = "5m")]
+    priority_step: Option<String>,
     /// What stands between the stream and the handler, in order.
     #[schema(example = json!(["where type == \"order.placed\""]))]
     stages: Vec<String>,
@@ -274,6 +277,7 @@ impl Group {
                 },
                 ledger: view.spec.ledger.map(duration_text),
                 after: if view.spec.after && view.spec.ledger.is_some() { "wait" } else { "ignore" },
+                priority_step: view.spec.priority_step.map(duration_text),
                 stages: view.policy.stages.words(),
             },
         }
@@ -298,7 +302,12 @@ pub(crate) fn gate_word(gate: Gate) -> &'static str {
 pub(crate) async fn list(call: Call) -> Result<Response, Problem> {
     let mut groups = Vec::new();
     for name in call.api.groups.names() {
-        groups.push(Group::look(&call.api, &name).await?);
+        match Group::look(&call.api, &name).await {
+            Ok(group) => groups.push(group),
+            // A side group that ended while the others were looked at.
+            Err(fault) if fault.kind == FaultKind::Missing => {}
+            Err(fault) => return Err(fault.into()),
+        }
     }
     let known = call.api.groups.names();
     let all = call.api.store.groups().await?;

@@ -59,6 +59,7 @@ fn group() -> GroupView {
         on_failure: OnFailure::Skip,
         ledger: Some(Duration::from_secs(7 * 86_400)),
         after: true,
+        priority_step: None,
         mark_claims: false,
     };
     let (timeout, lease) = (Duration::from_secs(30), Duration::from_secs(60));
@@ -158,6 +159,7 @@ struct World {
     stuck_since: Option<Timestamp>,
     letter: Option<DeadLetter>,
     awaited: Vec<Awaited>,
+    priority: Option<u8>,
 }
 
 fn judged(change: impl FnOnce(&mut World)) -> Verdict {
@@ -171,6 +173,7 @@ fn judged(change: impl FnOnce(&mut World)) -> Verdict {
         stuck_since: None,
         letter: None,
         awaited: Vec::new(),
+        priority: None,
     };
     change(&mut world);
     explain(&Facts {
@@ -185,6 +188,7 @@ fn judged(change: impl FnOnce(&mut World)) -> Verdict {
         letter: world.letter.as_ref(),
         rival: Some((AT, "first".to_owned())),
         awaited: &world.awaited,
+        priority: world.priority,
     })
 }
 
@@ -250,7 +254,11 @@ fn what_lies_in_the_event_itself() {
     check(("foreign", "not_for_group", None, None, "another group"), placed(Place::Foreign));
     check(("waiting", "next", None, None, "next"), |_| {});
     let queued = Place::Waiting { ahead: 3, held_up: false };
-    check(("waiting", "queued", None, None, "3 events"), placed(queued));
+    check(("waiting", "queued", None, None, "3 events"), placed(queued.clone()));
+    check(("waiting", "priority", None, None, "its priority is 7, and up to 3 events stand before it"), |world| {
+        world.standing = queued.into();
+        world.priority = Some(7);
+    });
     let held_up = Place::Waiting { ahead: 3, held_up: true };
     check(("waiting", "lookahead_full", None, None, "order keys"), placed(held_up));
     let blocked = Place::Blocked { by: Some(AT) };

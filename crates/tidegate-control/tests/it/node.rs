@@ -77,6 +77,7 @@ pub(crate) fn group(name: &str, stream: &str) -> (GroupSpec, GroupPolicy) {
         on_failure: OnFailure::Skip,
         ledger: Some(Duration::from_secs(86_400)),
         after: true,
+        priority_step: None,
         mark_claims: false,
     };
     let policy = GroupPolicy {

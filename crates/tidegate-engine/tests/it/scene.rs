@@ -133,6 +133,7 @@ pub(crate) fn asked(name: &str) -> Asked {
             on_failure: OnFailure::Skip,
             ledger: None,
             after: true,
+            priority_step: None,
             mark_claims: false,
         },
         policy: GroupPolicy {

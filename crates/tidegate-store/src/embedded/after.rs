@@ -58,7 +58,7 @@ impl Embedded {
                 State::After => true,
                 // Nobody has looked at it since the store was opened, or it is about to be looked at again.
                 State::New | State::Ready => entry.may_wait(),
-                State::Blocked | State::Due(_) | State::Leased { .. } | State::Settling => false,
+                State::Ranked(_) | State::Blocked | State::Due(_) | State::Leased { .. } | State::Settling => false,
             },
             None => (inner.cursor..inner.end(group.stream.last())).contains(&seq),
         };

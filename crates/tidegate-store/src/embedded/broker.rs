@@ -166,6 +166,7 @@ impl Broker for Embedded {
             wakes: true,
             durable: true,
             dependencies: true,
+            priorities: true,
             loss_window:
                 "none with durability sync; with interval, the interval; with os, what the system had not written"
                     .to_owned(),
@@ -335,6 +336,7 @@ impl Broker for Embedded {
                 bytes: 0,
                 end: ask.before.map_or(u64::MAX, |before| before.low),
                 full: false,
+                ranking: false,
             };
             claiming.run()?;
             (claiming.out, claiming.aside)
@@ -447,7 +449,7 @@ impl Broker for Embedded {
         let wake_at = {
             let inner = group.inner.lock();
             let unseen = inner.unseen(group.stream.last()) > 0 && inner.held_back() < limits::ORDER_LOOKAHEAD_MAX;
-            if unseen || !inner.ready.is_empty() {
+            if unseen || !inner.ready.is_empty() || !inner.ranked.is_empty() {
                 return;
             }
             let timed = inner.due.first().into_iter().chain(inner.leases.first()).map(|(at, _)| *at);

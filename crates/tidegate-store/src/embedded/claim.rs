@@ -7,7 +7,7 @@ use tidegate_core::{
     delivery::{Attempt, Delivery, Lease, LeaseToken, Position},
     event::{DELIVER_AT, EXPIRY_TIME, Event, FingerprintKey, Reader},
     fault::{FaultClass, FaultKind, Result},
-    limits,
+    limits, priority,
     store::{Claim, Claimed, GroupSpec, OnFailure, Stored},
 };
 
@@ -57,6 +57,8 @@ pub(crate) struct Claiming<'a> {
     pub(crate) end: u64,
     /// The next delivery does not fit the bytes of one claim.
     pub(crate) full: bool,
+    /// What may be lent gets its rank, and is not lent yet.
+    pub(crate) ranking: bool,
 }
 
 /// What is in a record that can be delivered.
@@ -75,7 +77,10 @@ impl Claiming<'_> {
         }
         self.reap();
         self.wake_due();
-        let taken = self.take_ready().and_then(|()| self.scan());
+        let taken = match self.spec.priority_step {
+            None => self.take_ready().and_then(|()| self.scan()),
+            Some(_) => self.take_ranked(),
+        };
         if self.out.deliveries.is_empty() {
             self.out.next_due = self.inner.due.first().map(|(at, _)| *at);
         }
@@ -84,6 +89,9 @@ impl Claiming<'_> {
     }
 
     fn room(&self) -> usize {
+        if self.ranking {
+            return limits::ORDER_LOOKAHEAD_MAX;
+        }
         let room = self.ask.max.min(limits::CLAIM_MAX).saturating_sub(self.out.deliveries.len());
         let in_flight = usize::try_from(self.inner.in_flight).unwrap_or(usize::MAX);
         if self.full { 0 } else { room.min(limits::IN_FLIGHT_MAX.saturating_sub(in_flight)) }
@@ -159,6 +167,51 @@ impl Claiming<'_> {
         Ok(())
     }
 
+    /// Gives a rank to everything that may be lent, as far as the group looks, and lends in their order.
+    fn take_ranked(&mut self) -> Result<()> {
+        if self.room() == 0 {
+            return Ok(());
+        }
+        self.look(true)?;
+        loop {
+            // One that needs no handler let the next of its key go.
+            self.look(false)?;
+            let next = self.inner.ranked.iter().map(|(_, seq)| *seq).find(|seq| *seq < self.end);
+            let Some(seq) = next.filter(|_| self.room() > 0) else { return Ok(()) };
+            let at = self.inner.entries.get(&seq).map(|entry| entry.at).unwrap_or_default();
+            match self.group.stream.read_one(seq, at, self.reader, self.open) {
+                Ok(found) => self.consider(&found),
+                Err(fault) if fault.kind == FaultKind::Corrupt => {
+                    self.inner.change(seq, State::Settling);
+                    self.aside.lost.push((seq, seq + 1));
+                }
+                Err(fault) => return Err(fault),
+            }
+        }
+    }
+
+    /// Gives a rank to what may be lent; `further`: also to what was not looked at yet.
+    fn look(&mut self, further: bool) -> Result<()> {
+        self.ranking = true;
+        let mut looked = self.take_ready();
+        if further && looked.is_ok() {
+            looked = self.scan();
+        }
+        self.ranking = false;
+        looked
+    }
+
+    /// Gives a delivery its rank, unless others of its order key come first.
+    fn rank(&mut self, seq: u64, key: Option<u64>, parsed: &Parsed) {
+        if let Some(key) = key
+            && !self.take_key(seq, key)
+        {
+            return;
+        }
+        let step = self.spec.priority_step.unwrap_or_default();
+        self.inner.change(seq, State::Ranked(priority::rank(&parsed.event, parsed.accepted_at, step)));
+    }
+
     /// Looks at events for the first time, from the cursor on.
     fn scan(&mut self) -> Result<()> {
         loop {
@@ -171,6 +224,7 @@ impl Claiming<'_> {
             let from = self.inner.cursor;
             let bytes = limits::CLAIM_BYTES_MAX.saturating_sub(self.bytes).max(1);
             let room = room.min(usize::try_from(last - from + 1).unwrap_or(usize::MAX));
+            let room = room.min(limits::ORDER_LOOKAHEAD_MAX.saturating_sub(self.inner.held_back()));
             let found = self.group.stream.read(from, room, bytes, &mut hint, self.reader, self.open)?;
             let reached = found.first().map_or(last + 1, |found| found.seq);
             if reached > from {
@@ -228,6 +282,10 @@ impl Claiming<'_> {
             return;
         }
         if self.waits(seq, key, &parsed) {
+            return;
+        }
+        if self.ranking {
+            self.rank(seq, key, &parsed);
             return;
         }
         if !self.out.deliveries.is_empty() && self.bytes + parsed.event.size() > limits::CLAIM_BYTES_MAX {
@@ -314,6 +372,9 @@ impl Claiming<'_> {
 
     /// Takes the order key for a delivery, or puts it into the key's queue in stream order.
     fn take_key(&mut self, seq: u64, key: u64) -> bool {
+        if self.ranking && self.inner.overtake(seq, key) {
+            return true;
+        }
         let held = self.inner.keys.entry(key).or_default();
         let first = held.queue.front().is_none_or(|front| *front > seq);
         if held.holder == Some(seq) || held.holder.is_none() && first {

@@ -6,6 +6,7 @@
 mod decl;
 mod image;
 mod place;
+mod ranks;
 mod waits;
 
 use std::{
@@ -101,6 +102,8 @@ pub(crate) enum State {
     New,
     /// May be lent.
     Ready,
+    /// May be lent, and its rank by priority is known: only in groups that go by it.
+    Ranked(i64),
     /// Stands in the queue of its order key.
     Blocked,
     /// Waits until another event is done; see [`Waits`].
@@ -140,6 +143,7 @@ pub(crate) struct GroupInner {
     pub(crate) cursor: u64,
     pub(crate) entries: BTreeMap<u64, Entry>,
     pub(crate) ready: BTreeSet<u64>,
+    pub(crate) ranked: BTreeSet<(i64, u64)>,
     pub(crate) due: BTreeSet<(Timestamp, u64)>,
     pub(crate) leases: BTreeSet<(Timestamp, u64)>,
     pub(crate) keys: FastMap<u64, Key>,
@@ -204,6 +208,7 @@ impl Group {
             (slot, None) => *slot = None,
         }
         inner.wake_all_waiters();
+        inner.unrank();
         *self.spec.write() = spec;
     }
 }
@@ -244,6 +249,7 @@ impl GroupInner {
             cursor: start,
             entries: BTreeMap::new(),
             ready: BTreeSet::new(),
+            ranked: BTreeSet::new(),
             due: BTreeSet::new(),
             leases: BTreeSet::new(),
             keys: FastMap::default(),
@@ -272,6 +278,9 @@ impl GroupInner {
             State::Ready => {
                 self.ready.remove(&seq);
             }
+            State::Ranked(rank) => {
+                self.ranked.remove(&(rank, seq));
+            }
             State::Blocked => {
                 if let Some(queue) = key.and_then(|key| self.keys.get_mut(&key)).map(|key| &mut key.queue)
                     && let Some(at) = queue.iter().position(|other| *other == seq)
@@ -297,6 +306,9 @@ impl GroupInner {
             State::New | State::After => {}
             State::Ready => {
                 self.ready.insert(seq);
+            }
+            State::Ranked(rank) => {
+                self.ranked.insert((rank, seq));
             }
             State::Blocked => self.blocked += 1,
             State::Due(at) => {

@@ -19,7 +19,7 @@ use super::{
 use crate::disk::DiskFile;
 
 /// Version of the whole on-disk format.
-pub(crate) const FORMAT: u32 = 4;
+pub(crate) const FORMAT: u32 = 5;
 /// Where the first frame of a segment stands.
 pub(crate) const DATA_START: u64 = 4096;
 /// Bytes between two index entries of one stream, about.

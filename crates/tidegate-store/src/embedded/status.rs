@@ -61,7 +61,7 @@ impl Embedded {
         let last = group.stream.last();
         let unseen = inner.unseen(last);
         let due = inner.due.range(..=(now, u64::MAX)).count() as u64;
-        let oldest_ready = inner.ready.first().and_then(|seq| Some((*seq, inner.entries.get(seq)?.at)));
+        let oldest_ready = inner.first_ready().and_then(|seq| Some((seq, inner.entries.get(&seq)?.at)));
         let oldest = oldest_ready.or((unseen > 0).then_some((inner.cursor, super::segment::Lsn::default())));
         let status = GroupStatus {
             name: group.name.clone(),
@@ -72,7 +72,7 @@ impl Embedded {
             duplicates: inner.counts.duplicates,
             unseen,
             skipped: inner.counts.skipped,
-            waiting: unseen + inner.ready.len() as u64 + inner.blocked as u64 + inner.waits.len() as u64 + due,
+            waiting: unseen + (inner.ready.len() + inner.ranked.len() + inner.blocked + inner.waits.len()) as u64 + due,
             blocked: inner.waits.len() as u64,
             scheduled: inner.due.len() as u64 - due,
             in_flight: inner.in_flight,

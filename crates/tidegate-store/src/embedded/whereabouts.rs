@@ -235,7 +235,9 @@ impl Embedded {
             if seq >= inner.cursor && seq < inner.end {
                 let order = group.spec.read().order_by.clone();
                 let key = order.zip(event).and_then(|(order, event)| order.key(event));
-                return Ok(unseen_place(&inner, seq, key, waits_for).into());
+                // What is behind it may be more urgent.
+                let upto = if group.spec.read().priority_step.is_some() { group.stream.last().max(seq) } else { seq };
+                return Ok(unseen_place(&inner, upto, key, waits_for).into());
             }
         }
         self.settled_place(group, seq, event).map(Standing::from)
@@ -334,6 +336,7 @@ fn open_place(inner: &GroupInner, seq: u64, entry: &Entry, event: Option<&Event>
     let waiting = || Place::Waiting { ahead: inner.ready.range(..seq).count() as u64, held_up: false };
     match entry.state {
         State::New | State::Ready => waiting(),
+        State::Ranked(rank) => Place::Waiting { ahead: inner.before(rank, seq), held_up: false },
         State::Blocked => {
             let key = entry.key.and_then(|key| inner.keys.get(&key));
             let by = key.and_then(|key| key.holder.or_else(|| key.queue.front().copied()));
@@ -356,8 +359,8 @@ fn open_place(inner: &GroupInner, seq: u64, entry: &Entry, event: Option<&Event>
     }
 }
 
-/// Says where an event is that the group has not looked at.
-fn unseen_place(inner: &GroupInner, seq: u64, key: Option<u64>, waits_for: Vec<EventName>) -> Place {
+/// Says where an event is that the group has not looked at; `upto`: the last one that can go before it is the one before.
+fn unseen_place(inner: &GroupInner, upto: u64, key: Option<u64>, waits_for: Vec<EventName>) -> Place {
     if !waits_for.is_empty() {
         return Place::After { waits_for };
     }
@@ -366,7 +369,7 @@ fn unseen_place(inner: &GroupInner, seq: u64, key: Option<u64>, waits_for: Vec<E
         return Place::Blocked { by: Some(Position::number(by)) };
     }
     let held_up = inner.held_back() >= limits::ORDER_LOOKAHEAD_MAX;
-    Place::Waiting { ahead: inner.ready.len() as u64 + (seq - inner.cursor), held_up }
+    Place::Waiting { ahead: (inner.ready.len() + inner.ranked.len()) as u64 + (upto - inner.cursor), held_up }
 }
 
 /// Returns what a record says of an event, and of which group.

@@ -145,6 +145,7 @@ impl StoredGroup {
             on_failure: if self.block { OnFailure::Block } else { OnFailure::Skip },
             ledger: self.ledger.map(Duration::from_millis),
             after: false,
+            priority_step: None,
             mark_claims: self.mark_claims,
         }
     }
@@ -266,7 +267,7 @@ impl RedisStore {
     /// Declares a group.
     pub(crate) async fn declare_one_group(&self, spec: &GroupSpec) -> Result<()> {
         self.stream_head(&spec.stream).await?;
-        let declared = GroupSpec { start: Start::Earliest, after: false, ..spec.clone() };
+        let declared = GroupSpec { start: Start::Earliest, after: false, priority_step: None, ..spec.clone() };
         if self.registry.read().groups.get(&spec.name).is_some_and(|head| head.spec == declared) {
             return Ok(());
         }
@@ -277,7 +278,7 @@ impl RedisStore {
     pub(crate) async fn declare_group_anew(&self, spec: &GroupSpec) -> Result<()> {
         let stream = self.registry.read().streams.get(&spec.stream).map(Arc::clone);
         let stream = stream.ok_or_else(|| Fault::missing(format!("there is no stream {:?}", spec.stream.as_str())))?;
-        let declared = GroupSpec { start: Start::Earliest, after: false, ..spec.clone() };
+        let declared = GroupSpec { start: Start::Earliest, after: false, priority_step: None, ..spec.clone() };
         let settings = serde_json::to_string(&StoredGroup::new(spec))
             .map_err(|error| Fault::bug(format!("declare group {}: {error}", spec.name)))?;
         let start = match spec.start {

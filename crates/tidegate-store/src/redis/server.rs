@@ -235,6 +235,7 @@ impl RedisStore {
             wakes: true,
             durable: true,
             dependencies: false,
+            priorities: false,
             loss_window: self.server.read().loss_window(),
             duplicate_window: "effects of deliveries that were in flight when the process died or lost Redis"
                 .to_owned(),

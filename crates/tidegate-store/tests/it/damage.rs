@@ -55,6 +55,7 @@ async fn furnished(clock: &Clock) -> SimDisk {
         on_failure: OnFailure::Skip,
         ledger: Some(std::time::Duration::from_secs(3600)),
         after: false,
+        priority_step: None,
         mark_claims: false,
     };
     store.declare_group(&spec).await.unwrap();

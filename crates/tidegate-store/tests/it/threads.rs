@@ -54,6 +54,7 @@ async fn declare(store: &Embedded) {
         on_failure: OnFailure::Block,
         ledger: Some(Duration::from_secs(3600)),
         after: false,
+        priority_step: None,
         mark_claims: false,
     };
     store.declare_group(&spec).await.unwrap();

@@ -82,6 +82,7 @@ pub(super) fn group_spec(name: &str, stream: &str) -> GroupSpec {
         on_failure: OnFailure::Skip,
         ledger: Some(Duration::from_secs(3600)),
         after: false,
+        priority_step: None,
         mark_claims: false,
     }
 }

@@ -15,6 +15,7 @@ use tidegate_core::{
     event::{DELIVER_AT, EXPIRY_TIME, Event},
     limits,
     names::{GroupName, StreamName},
+    priority,
     store::{DeadAction, DeadState, DeadStep, GroupSpec, OnFailure, Start, Stored, StreamSpec},
 };
 
@@ -125,12 +126,13 @@ pub(super) struct Facts {
     identity: Identity,
     deliver_at: Option<Timestamp>,
     expires_at: Option<Timestamp>,
+    accepted_at: Timestamp,
     /// What must be done before it.
     after: Vec<Identity>,
 }
 
 impl Facts {
-    fn new(event: &Event, only_for: Option<&GroupName>, past: Range) -> Self {
+    fn new(event: &Event, accepted_at: Timestamp, only_for: Option<&GroupName>, past: Range) -> Self {
         Self {
             event: event.clone(),
             only_for: only_for.cloned(),
@@ -139,6 +141,7 @@ impl Facts {
             identity: identity(event),
             deliver_at: instant(event, DELIVER_AT),
             expires_at: instant(event, EXPIRY_TIME),
+            accepted_at,
             after: after::names(event)
                 .expect("events of a run name others")
                 .into_iter()
@@ -370,7 +373,7 @@ impl Model {
         if stored.event != *event {
             return Err(format!("{name} holds {} where {} should be", stored.event.id, event.id));
         }
-        let facts = Facts::new(event, only_for, past);
+        let facts = Facts::new(event, stored.accepted_at, only_for, past);
         for group in self.groups.values_mut().filter(|group| group.spec.stream == *name) {
             group.lives.insert(stored.position, Life::new(&facts, &group.spec));
         }

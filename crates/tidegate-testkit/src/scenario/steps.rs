@@ -11,6 +11,7 @@ use tidegate_core::{
     fault::{Failure, FaultClass},
     names::{GroupName, StreamName},
     order::OrderBy,
+    priority::PRIORITY,
     store::{
         DeadAction, DeadKeep, DeadState, DeadStep, DedupeWindow, Durability, GroupSpec, OnFailure, Retain, Start,
         StreamSpec,
@@ -54,6 +55,7 @@ fn stream(name: &str) -> StreamSpec {
 
 fn group(name: &str, from: &str, order: Option<OnFailure>, ledger: bool, mark_claims: bool) -> GroupSpec {
     let after = ["free", "blocking", "guest"].contains(&name);
+    let urgent = ["free", "ordered", "blocking", "lossy"].contains(&name);
     GroupSpec {
         name: group_name(name),
         stream: stream_name(from),
@@ -64,6 +66,7 @@ fn group(name: &str, from: &str, order: Option<OnFailure>, ledger: bool, mark_cl
         // Longer than any run, so that the model need not guess when an entry went.
         ledger: ledger.then_some(Duration::from_secs(30 * 24 * 3600)),
         after,
+        priority_step: urgent.then_some(Duration::from_secs(7)),
         mark_claims,
     }
 }
@@ -125,6 +128,9 @@ impl Publisher {
             if !names.is_empty() {
                 event = event.with_extension(AFTER, names.join(","));
             }
+        }
+        if rng.u8(0..3) == 0 {
+            event = event.with_extension(PRIORITY, rng.u8(0..10).to_string());
         }
         let soon = |rng: &mut fastrand::Rng| now.plus(Duration::from_millis(rng.u64(1..60_000))).to_string();
         if rng.u8(0..12) == 0 {

@@ -324,6 +324,8 @@ impl<'a> World<'a> {
             let peers = left.first().map(|position| group.peers(stream, *position, now)).unwrap_or_default();
             promise!(left.is_empty(), "{name} was lent {} of {most} while {left:?} could run: {peers:#?}", lent.len());
         }
+        let wrong = group.overtaken(stream, claimed, now);
+        promise!(wrong.is_none(), "{name} was lent the first of {wrong:?}, and the second is more urgent");
         Ok(())
     }
 

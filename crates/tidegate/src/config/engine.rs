@@ -33,7 +33,7 @@ impl Engine {
         }
     }
 
-    /// Tells whether it lets events wait for others.
+    /// Tells whether it lets events wait for others, and urgent ones go before others.
     pub(super) fn holds_back(&self) -> bool {
         !matches!(self, Self::Redis(_))
     }

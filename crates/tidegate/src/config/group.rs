@@ -72,6 +72,12 @@ pub struct GroupConfig {
     /// `wait` in a group with a ledger and without a filter, `ignore` in any other.
     #[serde(default)]
     pub after: Option<After>,
+    /// Takes what is more urgent first, by the extension attribute `priority` of an event: 0 to 9, 4 when absent. An event goes
+    /// before those of a priority lower by one that were accepted up to this time before it, so that none waits for ever: the
+    /// shorter, the sooner the less urgent ones have their turn. Within a key of `order_by` the order of the stream stands.
+    /// Absent = the order of the stream.
+    #[serde(default)]
+    pub priority_step: Option<Time>,
     /// What processes the events.
     pub sink: SinkConfig,
 }
@@ -197,6 +203,8 @@ pub enum Start {
 const LEASE_MIN: Time = Time::from_secs(1);
 /// Longest lease.
 const LEASE_MAX: Time = Time::from_secs(limits::LEASE_SECONDS_MAX);
+/// Longest time of waiting that one step of priority is worth.
+const PRIORITY_STEP_MAX: Time = Time::from_secs(limits::PRIORITY_STEP_SECONDS_MAX);
 
 impl GroupConfig {
     /// Returns what the engine is asked for. `mark_claims`: whether a handler can take the whole process down.
@@ -216,6 +224,7 @@ impl GroupConfig {
             },
             ledger: self.ledger.on().map(|ledger| ledger.keep.get()),
             after: self.after.map_or(self.ledger.on().is_some() && !self.filters(), |after| after == After::Wait),
+            priority_step: self.priority_step.map(Into::into),
             mark_claims,
         }
     }
@@ -272,6 +281,10 @@ impl GroupConfig {
         });
         here.at("after").require(self.after != Some(After::Wait) || self.ledger.on().is_some(), || {
             "wait needs the ledger, which says what is done".to_owned()
+        });
+        let most = PRIORITY_STEP_MAX;
+        here.at("priority_step").require(self.priority_step.is_none_or(|step| !step.is_zero() && step <= most), || {
+            format!("must be more than zero and at most {most}")
         });
         let retry = here.at("retry");
         retry.at("attempts").require((1..=limits::ATTEMPTS_MAX).contains(&self.retry.attempts), || {

@@ -177,6 +177,9 @@ fn wrong_values_are_named_with_their_place() {
     let holds = "engine: redis://x\ngroups: { g: { from: orders, after: wait, sink: { type: pull } } }\nstreams: { orders: {} }";
     let fault = read(&format!("version: 1\n{holds}")).unwrap_err().to_string();
     assert!(fault.contains("groups.g.after: the engine on Redis holds no event back"), "{fault}");
+    let urgent = holds.replace("after: wait", "priority_step: 5m");
+    let fault = read(&format!("version: 1\n{urgent}")).unwrap_err().to_string();
+    assert!(fault.contains("groups.g.priority_step: the engine on Redis knows no priorities"), "{fault}");
     for (key, words) in [("timeout: 1m", "at most 10s"), ("takeover: 1s", "at least 2s"), ("prefix: 'a b'", "letters")]
     {
         let to = format!("redis: {{ {key} }}\nengine: redis://x");
@@ -263,6 +266,8 @@ fn relations_are_checked() {
     go("timeout: 30s", "timeout: 30s\n    lease: 100ms", "100ms", "lease", "must be 1s to 12h");
     let most = "timeout: 30s\n    timeout_max: 29s";
     go("timeout: 30s", most, "29s", "timeout_max", "must not be shorter than timeout, 30s");
+    let step = "timeout: 30s\n    priority_step: 31d";
+    go("timeout: 30s", step, "31d", "priority_step", "must be more than zero and at most 30d");
     check(
         "ledger: { keep: 30d }",
         "ledger: off\n    after: wait",

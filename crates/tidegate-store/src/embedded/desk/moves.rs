@@ -173,8 +173,10 @@ fn hold(group: &Arc<Group>, inner: &mut GroupInner, seq: u64, commit: &mut Step)
     if inner.within_reach(seq) && seq <= group.stream.last() {
         inner.cover(seq + 1);
     }
-    let waits =
-        |state| matches!(state, EntryState::Ready | EntryState::Blocked | EntryState::After | EntryState::Due(_));
+    let waits = |state| {
+        use EntryState::{After, Blocked, Due, Ranked, Ready};
+        matches!(state, Ready | Ranked(_) | Blocked | After | Due(_))
+    };
     let Some(entry) = inner.entries.get(&seq).filter(|entry| entry.attempts == 0 && waits(entry.state)) else {
         return false;
     };

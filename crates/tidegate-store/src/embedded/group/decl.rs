@@ -27,6 +27,7 @@ pub(crate) struct GroupDecl {
     pub(crate) ledger: Option<Duration>,
     pub(crate) mark_claims: bool,
     pub(crate) after: bool,
+    pub(crate) priority_step: Option<Duration>,
 }
 
 impl Group {
@@ -43,6 +44,7 @@ impl Group {
             ledger: spec.ledger,
             mark_claims: spec.mark_claims,
             after: spec.after,
+            priority_step: spec.priority_step,
         }
     }
 }
@@ -59,6 +61,7 @@ impl GroupDecl {
             ledger: self.ledger,
             mark_claims: self.mark_claims,
             after: self.after,
+            priority_step: self.priority_step,
         }
     }
 
@@ -70,6 +73,7 @@ impl GroupDecl {
             ledger: spec.ledger,
             mark_claims: spec.mark_claims,
             after: spec.after,
+            priority_step: spec.priority_step,
             ..self.clone()
         }
     }

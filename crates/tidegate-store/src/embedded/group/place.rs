@@ -15,6 +15,7 @@ impl GroupInner {
         (self.start, self.cursor) = (to, to);
         self.entries.clear();
         self.ready.clear();
+        self.ranked.clear();
         self.due.clear();
         self.leases.clear();
         self.keys.clear();

@@ -168,8 +168,8 @@ impl GroupInner {
         }
     }
 
-    /// Returns how many deliveries hold the group back from looking further; one that waits for several counts as often.
+    /// Returns how many deliveries in memory hold the group back from looking further; one that waits for several counts as often.
     pub(crate) fn held_back(&self) -> usize {
-        self.blocked + self.waits.by_event.len()
+        self.blocked + self.waits.by_event.len() + self.ranked.len()
     }
 }

@@ -1,5 +1,7 @@
 //! What of a group may be lent, and what may wait.
 
+use tidegate_core::store::Claimed;
+
 use super::*;
 
 impl GroupModel {
@@ -103,6 +105,31 @@ impl GroupModel {
                 && !self.may_wait(stream, *position, now)
         };
         self.lives.keys().copied().filter(may).collect()
+    }
+
+    /// Returns one that was lent before another that is more urgent and could be lent.
+    pub(in crate::scenario) fn overtaken(
+        &self,
+        stream: &StreamModel,
+        claimed: &Claimed,
+        now: Timestamp,
+    ) -> Option<(Position, Position)> {
+        // What was taken back in this claim is lent by the next one.
+        let step = self.spec.priority_step.filter(|_| claimed.leases_lost == 0)?;
+        let rank = |position: &Position| {
+            let facts = stream.events.get(position);
+            (facts.map(|facts| priority::rank(&facts.event, facts.accepted_at, step)), *position)
+        };
+        let last = claimed.deliveries.iter().map(|one| one.position).max_by_key(rank)?;
+        // A failed one that may run again takes its place in the line of its key.
+        let held = |position: &Position| {
+            let key = self.lives.get(position).and_then(|life| life.key);
+            let back = |life: &Life| life.key == key && matches!(life.state, State::Due(_) | State::MaybeDue(_));
+            let mut earlier = self.lives.range(..position).filter(|(_, life)| back(life));
+            key.is_some() && earlier.any(|(other, _)| self.may_be_due(stream, *other, now))
+        };
+        let next = self.eligible(stream, now).into_iter().filter(|next| !held(next)).min_by_key(rank)?;
+        (rank(&next) < rank(&last)).then_some((last, next))
     }
 
     /// Tells whether an earlier one of the key may hold it although nobody has to run it: the store has not noticed yet,
