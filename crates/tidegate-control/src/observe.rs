@@ -9,7 +9,11 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use tidegate_core::{clock::Timestamp, fault::Result, service::Context};
+use tidegate_core::{
+    clock::Timestamp,
+    fault::Result,
+    service::{Context, StopPhase},
+};
 use tidegate_engine::Task;
 
 pub use self::warn::WarnPolicy;
@@ -77,10 +81,13 @@ impl Observed {
             }
             looks.front().map(Arc::clone)
         };
-        let health = health::components(api);
-        let told = self.warner.lock().look(&api.warnings, &now, oldest.as_deref(), &health);
-        for notice in &told {
-            api.cx.notices.emit(notice);
+        // That a node is on its way down is told once, as what it is, and not as an illness of each of its parts.
+        if api.cx.stop.phase() == StopPhase::Running {
+            let health = health::components(api);
+            let told = self.warner.lock().look(&api.warnings, &now, oldest.as_deref(), &health);
+            for notice in &told {
+                api.cx.notices.emit(notice);
+            }
         }
         let due = self.kept_at.lock().is_none_or(|at| now.at.since(at) >= KEEP_EVERY);
         if due { self.keep(api).await } else { Ok(()) }

@@ -111,6 +111,8 @@ async fn a_stop_that_takes_too_long_drops_what_is_held_and_says_what() {
     node.signal(Signal::TERM);
     assert_eq!(node.ended().await, Some(1));
     until("the log names it", || async { node.log.text().contains("event=stuck").then_some(()) }).await;
+    until("the log ends", || async { node.log.text().contains("node.stopped").then_some(()) }).await;
+    assert!(!node.log.text().contains("unhealthy"), "to be stopped is no illness: {}", node.log.text());
     receiver.release(1000);
     let node = berth.start().await;
     node.group_has("deliver", "done", 1).await;
