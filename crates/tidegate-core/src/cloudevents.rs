@@ -26,7 +26,7 @@ use bytestring::ByteString;
 use self::{headers::PREFIX, media::Media};
 pub use self::{
     headers::to_http_headers,
-    json::{from_json, from_json_batch},
+    json::{check as check_json, from_json, from_json_batch},
     media::{STRUCTURED, data_of},
     write::write_json,
 };

@@ -168,6 +168,8 @@ limits! {
     EXEC_OUTPUT_BYTES_MAX: usize = 64 * MIB, "bytes";
     /// Longest `data` of the events of a `cron` source, as JSON.
     CRON_DATA_BYTES_MAX: usize = 64 * KIB, "bytes";
+    /// Most rows that a `postgres_outbox` source takes at a time.
+    OUTBOX_BATCH_MAX: usize = 5_000, "rows";
     /// Longest time that a drain may be given.
     DRAIN_SECONDS_MAX: u64 = 24 * 3600, "seconds";
     /// Most kept events that a seek to an event looks at to find it.

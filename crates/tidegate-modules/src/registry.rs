@@ -5,7 +5,7 @@ use std::sync::Arc;
 use schemars::Schema;
 use tidegate_core::{
     clock::Clock,
-    config::{Check, Spot},
+    config::{Check, Spot, Time},
     fault::Result,
     guard::Guard,
     handler::Sink,
@@ -16,7 +16,7 @@ use tidegate_core::{
 use crate::{
     http::HttpClient,
     sink::{exec, file as file_sink, pull, stdout, stream as stream_sink, webhook},
-    source::{cron, file, http, stdin, stream},
+    source::{cron, file, http, postgres_outbox, stdin, stream},
 };
 
 macro_rules! sources {
@@ -63,6 +63,7 @@ pub const ALL: &[ModuleSpec] = &[
     cron::SPEC,
     file::SPEC,
     http::SPEC,
+    postgres_outbox::SPEC,
     stdin::SPEC,
     stream::SPEC,
     exec::SPEC,
@@ -80,6 +81,8 @@ sources! {
     "file" => File(file::FileConfig),
     /// Takes events on a path of the node's listeners.
     "http" => Http(http::HttpConfig),
+    /// Brings the rows of a transactional outbox in PostgreSQL.
+    "postgres_outbox" => PostgresOutbox(postgres_outbox::OutboxConfig),
     /// Brings the lines of standard input.
     "stdin" => Stdin(stdin::StdinConfig),
     /// Brings the events of another stream.
@@ -143,6 +146,16 @@ pub trait SourceSettings {
         Vec::new()
     }
 
+    /// Returns the target that it calls.
+    fn target(&self) -> Option<&TargetName> {
+        None
+    }
+
+    /// Returns how long its stream must know repeats, by source and id, so that what it brings comes once.
+    fn dedupe_min(&self) -> Option<Time> {
+        None
+    }
+
     /// Reports what is wrong within these settings.
     fn check(&self, here: &Spot<'_>);
 
@@ -157,6 +170,8 @@ pub struct SourceParts {
     pub name: ModuleName,
     /// Time.
     pub clock: Clock,
+    /// Guard of the target that the source names; none when it names none.
+    pub guard: Option<Arc<Guard>>,
 }
 
 /// An opened source.

@@ -4,5 +4,6 @@ pub mod cron;
 pub mod file;
 pub mod http;
 pub mod lines;
+pub mod postgres_outbox;
 pub mod stdin;
 pub mod stream;

@@ -107,6 +107,12 @@ impl Run {
         self.running.await.unwrap()
     }
 
+    /// Ends the source wherever it is, as a crash does.
+    pub(crate) async fn kill(self) {
+        self.running.abort();
+        drop(self.running.await);
+    }
+
     /// Waits for an end that the source comes to by itself.
     pub(crate) async fn end(self) -> Result<()> {
         self.running.await.unwrap()

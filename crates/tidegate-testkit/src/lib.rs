@@ -5,6 +5,7 @@
 
 pub mod broker_suite;
 pub mod hooked;
+pub mod postgres_server;
 pub mod redis_server;
 pub mod scenario;
 pub mod seeds;
@@ -12,6 +13,7 @@ pub mod sim_disk;
 
 pub use self::{
     hooked::{Hooked, Hooks, Verb},
+    postgres_server::PostgresServer,
     redis_server::RedisServer,
     sim_disk::SimDisk,
 };

@@ -14,6 +14,7 @@ mod live;
 mod look;
 mod man;
 mod module;
+mod outbox;
 mod preflight;
 mod publish;
 mod replay;
@@ -136,6 +137,9 @@ enum Command {
     /// Look at sources and sinks, pause, resume, enable and disable them.
     #[command(subcommand)]
     Module(module::Module),
+    /// Look at outbox tables in databases, and print the SQL that makes them.
+    #[command(subcommand)]
+    Outbox(outbox::Outbox),
     /// Look into the data directory of a stopped node.
     #[command(subcommand)]
     Store(store::Store),
@@ -200,6 +204,7 @@ fn dispatch(command: Command, global: &Global, ui: Ui) -> Result<(), Failed> {
         Command::Audit(audit) => wait(audit.run(&ask()?)),
         Command::Target(target) => wait(target.run(&ask()?)),
         Command::Module(module) => wait(module.run(&ask()?)),
+        Command::Outbox(outbox) => outbox.run(ui),
         Command::Store(store) => store.run(ui),
         Command::Config(config) => config.run(ui),
         Command::Completions(completions) => completions.run(ui),

@@ -26,6 +26,7 @@ use sha2::{Digest as _, Sha256};
 use tidegate_control::Profile;
 use tidegate_core::{
     config::{self, Bytes, Check, Errors, Spot, Time},
+    dedupe::DedupeKey,
     fault::{Fault, FaultKind, Origin, Result, Retry},
     limits,
     names::{GroupName, ModuleName, StreamName, TargetName},
@@ -219,6 +220,12 @@ impl Config {
             if let SourceConfig::Http(http) = source {
                 self.check_reply(http, &here);
             }
+            if let Some(target) = source.settings().target()
+                && !self.targets.contains_key(target)
+            {
+                here.at("target").unknown("target", target.as_str(), self.targets.keys().map(TargetName::as_str));
+            }
+            self.check_dedupe(source, &here);
             source.check(&here);
         }
         self.check_groups(here);
@@ -248,6 +255,23 @@ impl Config {
             (Some(one), Some(two)) => {
                 Err(format!("groups {one} and {two} both keep results: say which in reply.group"))
             }
+        }
+    }
+
+    /// Checks that the stream of a source knows what comes again.
+    fn check_dedupe(&self, source: &SourceConfig, here: &Spot<'_>) {
+        let Some((least, stream)) = source.settings().dedupe_min().zip(self.streams.get(source.to())) else { return };
+        let to = source.to();
+        let hint = format!("set dedupe: {{ window: 1d }} on stream {to}");
+        match stream.dedupe.on() {
+            None => here.at("to").error(format!("stream {to} knows no repeats: {hint}")),
+            Some(dedupe) if dedupe.key != DedupeKey::IDENTITY => {
+                here.at("to")
+                    .error(format!("stream {to} must know repeats by source and id: leave out its dedupe.key"));
+            }
+            Some(dedupe) => here.at("to").require(dedupe.window >= least, || {
+                format!("stream {to} knows repeats for {} and must for {least} at least: {hint}", dedupe.window)
+            }),
         }
     }
 

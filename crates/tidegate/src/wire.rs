@@ -28,8 +28,8 @@ use tidegate_core::{
     service::{self, Context, Stopper},
     store::{GroupSpec, Store},
 };
-use tidegate_engine::{self as engine, Desk, GroupPolicy, Groups, GuardKeeper, Modules, TaskRunner, Watermarks};
-use tidegate_modules::{HttpClient, OpenSource, SinkParts, SourceParts, source::http::HttpConfig};
+use tidegate_engine::{self as engine, Desk, GroupPolicy, GuardKeeper, TaskRunner, Watermarks};
+use tidegate_modules::{HttpClient, OpenSource, SinkParts, SourceConfig, SourceParts, source::http::HttpConfig};
 use tidegate_rules::Schema;
 use tokio::net::TcpListener;
 
@@ -126,7 +126,7 @@ impl Node {
         inner.publisher.restore().await?;
         // Kept by the supervisor.
         drop(TaskRunner::start(Watermarks::new(store.clone(), WATCH_EVERY), supervisor));
-        let intakes = open_sources(config, groups, modules, cx).await?;
+        let intakes = open_sources(config, &inner, &guards, &mut upstreams).await?;
         let desk = Desk::start(store.clone(), cx.clone(), supervisor).await?;
         let control = Control::new(ControlParts {
             store: store.clone(),
@@ -245,11 +245,22 @@ async fn bind(config: &Config) -> Result<Vec<(TcpListener, SocketAddr)>> {
     Ok(listeners)
 }
 
-fn guards(config: &Config, cx: &Context) -> Vec<Arc<Guard>> {
+pub(crate) fn guards(config: &Config, cx: &Context) -> Vec<Arc<Guard>> {
     let targets = config.targets.iter();
     targets
         .map(|(name, settings)| Guard::new(name.clone(), settings.policy(), cx.clock.clone(), cx.notices.clone()))
         .collect()
+}
+
+/// What a source is opened with.
+pub(crate) fn source_parts(
+    name: &ModuleName,
+    source: &SourceConfig,
+    guards: &[Arc<Guard>],
+    cx: &Context,
+) -> SourceParts {
+    let find = |target: &TargetName| guards.iter().find(|guard| guard.target() == target).cloned();
+    SourceParts { name: name.clone(), clock: cx.clock.clone(), guard: source.settings().target().and_then(find) }
 }
 
 fn open_sink(
@@ -281,10 +292,16 @@ pub(crate) fn policy(name: &GroupName, settings: &GroupConfig, schema: Option<Sc
 }
 
 /// Starts the sources; returns the paths of those whose events the listeners take in.
-async fn open_sources(config: &Config, groups: &Groups, modules: &Modules, cx: &Context) -> Result<Vec<Intake>> {
+async fn open_sources(
+    config: &Config,
+    node: &engine::Node,
+    guards: &[Arc<Guard>],
+    upstreams: &mut Vec<Upstream>,
+) -> Result<Vec<Intake>> {
+    let engine::Node { groups, modules, cx, .. } = node;
     let mut intakes = Vec::new();
     for (name, source) in &config.sources {
-        let parts = SourceParts { name: name.clone(), clock: cx.clock.clone() };
+        let parts = source_parts(name, source, guards, cx);
         let opened = source.settings().open(parts).map_err(|fault| fault.within(format!("source {name}")))?;
         match opened {
             OpenSource::Path(http) => intakes.push(Intake {
@@ -306,7 +323,14 @@ async fn open_sources(config: &Config, groups: &Groups, modules: &Modules, cx: &
                 groups.add(&spec, GroupPolicy::new(group.clone(), from), Some(handler as Arc<dyn Handler>)).await?;
                 modules.add_forwarder(name, source.kind(), source.to(), &group).await?;
             }
-            OpenSource::Runs(runs) => modules.add_source(name, source.kind(), source.to(), runs).await?,
+            OpenSource::Runs(runs) => {
+                upstreams.extend(source.settings().target().map(|target| Upstream {
+                    name: name.to_string(),
+                    target: Some(target.clone()),
+                    probe: runs.clone(),
+                }));
+                modules.add_source(name, source.kind(), source.to(), runs).await?;
+            }
         }
     }
     Ok(intakes)
@@ -375,7 +399,7 @@ pub(crate) async fn probe(config: &Config) -> Result<Vec<Probed>> {
         }
     };
     for (name, settings) in &config.sources {
-        let parts = SourceParts { name: name.clone(), clock: cx.clock.clone() };
+        let parts = source_parts(name, settings, &guards, &cx);
         let result = match settings.settings().open(parts) {
             Ok(OpenSource::Runs(source)) => ask(&*source).await,
             Ok(OpenSource::Path(_) | OpenSource::Forwards { .. }) => continue,

@@ -71,6 +71,12 @@ catalogue! {
     RATE_LIMITER_WAIT: Histogram "tidegate_rate_limiter_wait_seconds" ["target"] "Time that calls waited for their turn; calls that did not wait count as 0.";
     BREAKER_STATE: Gauge "tidegate_breaker_state" ["target", "state"] "1 for the state that the breaker of a target is in, 0 for the others.";
     SOURCE_REJECTED: Counter "tidegate_source_rejected_total" ["source"] "Pieces of input of a source that were no events, since the start.";
+    OUTBOX_BACKLOG: Gauge "tidegate_outbox_backlog" ["source"] "Rows of an outbox that are not published; parked ones aside.";
+    OUTBOX_BACKING_OFF: Gauge "tidegate_outbox_backing_off" ["source"] "Rows of an outbox that failed and wait for their next attempt.";
+    OUTBOX_PARKED: Gauge "tidegate_outbox_parked" ["source"] "Rows of an outbox that failed for good and wait for somebody.";
+    OUTBOX_OLDEST: Gauge "tidegate_outbox_oldest_age_seconds" ["source"] "Age of the oldest row of the backlog of an outbox; 0 when there is none.";
+    OUTBOX_LAG: Gauge "tidegate_outbox_lag_seconds" ["source"] "Longest time from writing to publishing a row, of those that an outbox published last.";
+    OUTBOX_COUNTED: Gauge "tidegate_outbox_counted_timestamp_seconds" ["source"] "When the rows of an outbox were counted last; the figures are as old as this.";
     OUTBOUND_REQUESTS: Counter "tidegate_outbound_requests_total" ["target", "result"] "Calls to a target that ended since the start.";
     REPLY: Histogram "tidegate_reply_seconds" ["source", "outcome"] "Time from a request to its answer, on paths that answer with results, by how it ended.";
     WAITING_REQUESTS: Gauge "tidegate_waiting_requests" [] "Requests that wait for the result of an event.";

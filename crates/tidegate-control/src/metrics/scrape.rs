@@ -22,6 +22,7 @@ pub(crate) async fn page(api: &Api, aliases: &'static [Alias]) -> Result<String>
     streams(api, &all, &mut page).await?;
     groups(&all, &mut page);
     api.metrics.write(&mut page);
+    outboxes(api, &mut page);
     breakers(api, &mut page);
     store(&api.store.status(), &mut page);
     page.family(&catalogue::WAITING_REQUESTS).sample(&[], api.waiters.count() as u64);
@@ -108,6 +109,33 @@ fn groups(groups: &[GroupStatus], page: &mut Page) {
     }
     let missing: u64 = groups.iter().map(|group| group.difference().unsigned_abs()).sum();
     page.family(&catalogue::UNACCOUNTED).sample(&[], missing);
+}
+
+/// Writes what sources over an outbox know of it; nothing before they have counted.
+fn outboxes(api: &Api, page: &mut Page) {
+    let modules = api.modules.list().unwrap_or_default();
+    let known: Vec<_> =
+        modules.iter().filter_map(|one| Some((one.name.as_str(), one.details.get("outbox")?))).collect();
+    let families = [
+        (&catalogue::OUTBOX_BACKLOG, "backlog"),
+        (&catalogue::OUTBOX_BACKING_OFF, "backing_off"),
+        (&catalogue::OUTBOX_PARKED, "parked"),
+        (&catalogue::OUTBOX_OLDEST, "oldest_age_seconds"),
+        (&catalogue::OUTBOX_LAG, "lag_seconds"),
+    ];
+    for (spec, key) in families {
+        let mut family = page.family(spec);
+        for (source, value) in known.iter().filter_map(|(source, outbox)| Some((source, outbox.get(key)?.as_f64()?))) {
+            family.sample(&[source], value);
+        }
+    }
+    let mut family = page.family(&catalogue::OUTBOX_COUNTED);
+    for (source, at) in known.iter().filter_map(|(source, outbox)| Some((source, outbox.get("counted_at")?.as_str()?)))
+    {
+        if let Ok(at) = Timestamp::parse(at) {
+            family.sample(&[source], seconds(at));
+        }
+    }
 }
 
 fn breakers(api: &Api, page: &mut Page) {

@@ -62,7 +62,7 @@ fn too_large(note: String) -> Fault {
 }
 
 /// Checks that bytes are one JSON value that is not nested too deeply.
-pub(super) fn check(bytes: &[u8]) -> Result<()> {
+pub fn check(bytes: &[u8]) -> Result<()> {
     // Skipping a value takes no stack, so depth is no danger here; it is one to those who read the data later.
     let value: &RawValue =
         serde_json::from_slice(bytes).map_err(|error| Fault::invalid(format!("not JSON: {error}")))?;

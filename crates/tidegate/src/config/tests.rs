@@ -459,3 +459,20 @@ fn a_profile_is_one_of_those_that_there_are_and_shares_no_path() {
     let errors = refused(&with("signal-client").replacen("path: /orders", "path: /ready", 1));
     assert!(errors[0].contains("sources.intake.path: profile signal-client has the same path"), "{errors:?}");
 }
+
+#[test]
+fn a_source_that_repeats_needs_a_stream_that_knows_repeats() {
+    let check = |dedupe: &str, expect: &str| {
+        let text = format!(
+            "version: 1\nstreams: {{ users: {{ {dedupe} }} }}\ntargets: {{ db: {{}} }}\nsources:\n  \
+             box: {{ type: postgres_outbox, url: \"${{env:PARTNER_SECRET}}\", target: dbb, to: users }}\n"
+        );
+        let errors = read(&text).unwrap_err().to_string();
+        assert!(errors.contains(expect), "{errors} does not say {expect}");
+        assert!(errors.contains("did you mean \"db\"?"), "{errors}");
+    };
+    check("", "knows repeats for 10m and must for 1h at least");
+    check("dedupe: off", "knows no repeats");
+    check("dedupe: { window: 2h, key: subject }", "by source and id");
+    check("dedupe: { window: 2h }", "is no address of a PostgreSQL database");
+}

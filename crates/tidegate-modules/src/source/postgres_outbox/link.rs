@@ -1,0 +1,179 @@
+//! One connection to the database, through the guard of its target: every call has a deadline.
+//!
+//! Nothing is spawned: the connection is driven by whoever waits for an answer, for news or for something else.
+
+use std::{
+    error::Error as _,
+    future::poll_fn,
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use tidegate_core::{
+    fault::{Failure, FaultClass},
+    guard::Guard,
+};
+use tokio_postgres::{
+    AsyncMessage, Client, Config, Error, NoTls, Row, Statement,
+    error::SqlState,
+    types::{ToSql, Type},
+};
+
+/// Values of a statement.
+pub(super) type Values<'v> = &'v [&'v (dyn ToSql + Sync)];
+
+/// A connection.
+pub(super) struct Link {
+    client: Client,
+    wire: Wire,
+    guard: Arc<Guard>,
+}
+
+/// What the connection has heard.
+type Polled = Poll<Option<Result<AsyncMessage, Error>>>;
+
+/// The side of the connection that must be driven.
+struct Wire {
+    poll: Box<dyn FnMut(&mut Context<'_>) -> Polled + Send>,
+    has_news: bool,
+    lost: Option<String>,
+}
+
+impl Wire {
+    /// Does what can be done now.
+    fn drive(&mut self, cx: &mut Context<'_>) {
+        while self.lost.is_none() {
+            match (self.poll)(cx) {
+                Poll::Ready(Some(Ok(AsyncMessage::Notification(_)))) => self.has_news = true,
+                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(Some(Err(error))) => self.lost = Some(told(&error)),
+                Poll::Ready(None) => self.lost = Some("the connection was closed".to_owned()),
+                Poll::Pending => return,
+            }
+        }
+    }
+}
+
+impl Link {
+    /// Connects. Whatever the server of the session keeps for a connection that is silent for long is set here.
+    pub(super) async fn open(config: &Config, guard: Arc<Guard>) -> Result<Self, Failure> {
+        let timeout = guard.policy().timeout;
+        let open = async {
+            let (client, mut connection) = config.connect(NoTls).await.map_err(|error| failure("connect", &error))?;
+            let poll = Box::new(move |cx: &mut Context<'_>| connection.poll_message(cx));
+            Ok((client, Wire { poll, has_news: false, lost: None }))
+        };
+        let (client, wire) = guard.call(false, open).await?;
+        let mut link = Self { client, wire, guard };
+        // A server that lost us must notice soon: it holds the lock of the relay.
+        let settings = format!(
+            "SET statement_timeout = {}; SET TimeZone = 'UTC'; SET default_transaction_isolation = 'read committed'; \
+             SET tcp_keepalives_idle = 15; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3",
+            timeout.as_millis().max(1)
+        );
+        link.run("prepare the session", &settings).await?;
+        Ok(link)
+    }
+
+    /// Runs statements without answers.
+    pub(super) async fn run(&mut self, doing: &str, statements: &str) -> Result<(), Failure> {
+        let (client, wire) = (&self.client, &mut self.wire);
+        let call = hold(wire, async { client.batch_execute(statements).await.map_err(|error| failure(doing, &error)) });
+        self.guard.call(false, call).await
+    }
+
+    /// Prepares a statement.
+    pub(super) async fn prepare(&mut self, doing: &str, statement: &str, types: &[Type]) -> Result<Statement, Failure> {
+        let (client, wire) = (&self.client, &mut self.wire);
+        let call =
+            hold(wire, async { client.prepare_typed(statement, types).await.map_err(|error| failure(doing, &error)) });
+        self.guard.call(false, call).await
+    }
+
+    /// Asks.
+    pub(super) async fn ask(
+        &mut self,
+        doing: &str,
+        statement: &(impl tokio_postgres::ToStatement + ?Sized + Sync),
+        values: Values<'_>,
+    ) -> Result<Vec<Row>, Failure> {
+        let (client, wire) = (&self.client, &mut self.wire);
+        let call = hold(wire, async { client.query(statement, values).await.map_err(|error| failure(doing, &error)) });
+        self.guard.call(false, call).await
+    }
+
+    /// Asks for exactly one row.
+    pub(super) async fn ask_one(
+        &mut self,
+        doing: &str,
+        statement: &(impl tokio_postgres::ToStatement + ?Sized + Sync),
+        values: Values<'_>,
+    ) -> Result<Row, Failure> {
+        let rows = self.ask(doing, statement, values).await?;
+        rows.into_iter()
+            .next()
+            .ok_or_else(|| Failure::new(FaultClass::Invalid, format!("{doing}: the database answered no row")))
+    }
+
+    /// Waits for something else, and goes on hearing the database: what nobody hears fills the server's queue.
+    pub(super) async fn meanwhile<T>(&mut self, other: impl Future<Output = T>) -> T {
+        hold(&mut self.wire, other).await
+    }
+
+    /// Waits until the database notifies, or the connection is lost. News that came before count.
+    pub(super) async fn news(&mut self) -> Result<(), Failure> {
+        let wire = &mut self.wire;
+        poll_fn(|cx| {
+            wire.drive(cx);
+            if let Some(why) = &wire.lost {
+                return Poll::Ready(Err(Failure::new(FaultClass::DependencyDown, why.clone())));
+            }
+            if std::mem::take(&mut wire.has_news) { Poll::Ready(Ok(())) } else { Poll::Pending }
+        })
+        .await
+    }
+
+    /// Forgets news: what follows looks at the table anyway.
+    pub(super) fn forget_news(&mut self) {
+        self.wire.has_news = false;
+    }
+}
+
+/// Waits for something while the connection is driven.
+async fn hold<T>(wire: &mut Wire, other: impl Future<Output = T>) -> T {
+    let mut other = pin!(other);
+    poll_fn(|cx| {
+        wire.drive(cx);
+        other.as_mut().poll(cx)
+    })
+    .await
+}
+
+/// An error with its causes, without what was sent.
+fn told(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(one) = cause {
+        text = format!("{text}: {one}");
+        cause = one.source();
+    }
+    text
+}
+
+/// Judges an error: what says something about the database is told from what says something about the statement.
+fn failure(doing: &str, error: &Error) -> Failure {
+    let Some(said) = error.as_db_error() else {
+        return Failure::new(FaultClass::DependencyDown, format!("{doing}: {}", told(error)));
+    };
+    let code = said.code();
+    let class = match code.code().get(..2).unwrap_or_default() {
+        _ if *code == SqlState::QUERY_CANCELED => FaultClass::Timeout,
+        _ if *code == SqlState::INSUFFICIENT_PRIVILEGE => FaultClass::Auth,
+        "28" | "3D" => FaultClass::Auth,
+        "08" | "53" | "57" | "58" | "XX" => FaultClass::DependencyDown,
+        "25" | "40" | "55" => FaultClass::Transient,
+        _ => FaultClass::Invalid,
+    };
+    Failure::new(class, format!("{doing}: {} ({})", said.message(), code.code()))
+}

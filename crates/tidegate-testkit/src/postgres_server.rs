@@ -1,0 +1,219 @@
+//! A real PostgreSQL server for one test: its own process, a scratch folder, a free port, and an end whatever becomes of the test.
+//!
+//! A machine without PostgreSQL fails the test: what is not tested is not promised.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    net::TcpListener,
+    os::unix::fs::{PermissionsExt as _, chown},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::mpsc,
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, getuid, kill_process};
+
+/// Longest time that the server may take to be ready.
+const READY: Duration = Duration::from_secs(30);
+/// The user as whom the server runs when the test runs as root, which the server refuses.
+const USER: &str = "postgres";
+
+/// A running server, or one that is about to run again.
+#[derive(Debug)]
+pub struct PostgresServer {
+    dir: tempfile::TempDir,
+    port: u16,
+    settings: Vec<String>,
+    running: Option<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    server: Child,
+    /// Ends the server when this process is gone without having done so.
+    guard: Child,
+}
+
+impl PostgresServer {
+    /// Starts a server with an empty database. `settings` are such as `max_connections=20`.
+    pub fn start(settings: &[&str]) -> Self {
+        let dir = tempfile::tempdir().expect("a scratch folder");
+        if let Some((user, group)) = other_user() {
+            chown(dir.path(), Some(user), Some(group)).expect("the folder is given to the server's user");
+        }
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).expect("the folder is the server's alone");
+        let settings = settings.iter().map(|text| (*text).to_owned()).collect();
+        let mut server = Self { dir, port: 0, settings, running: None };
+        server.make();
+        // Somebody may take the port between looking for it and listening on it.
+        for _ in 0..5 {
+            server.port = free_port();
+            if server.run() {
+                return server;
+            }
+        }
+        panic!("PostgreSQL found no free port");
+    }
+
+    /// Address over TCP.
+    pub fn url(&self) -> String {
+        format!("postgres://tester@127.0.0.1:{}/postgres", self.port)
+    }
+
+    /// Port on the loopback address.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Kills the server as a crash does. Its children see that and end by themselves.
+    pub fn kill(&mut self) {
+        if let Some(Running { mut server, mut guard }) = self.running.take() {
+            drop(guard.kill());
+            drop(guard.wait());
+            drop(server.kill());
+            drop(server.wait());
+        }
+    }
+
+    /// Ends the server in order, as a restart of its service does: who is connected is thrown out.
+    pub fn stop(&mut self) {
+        self.signal(Signal::INT);
+        if let Some(Running { mut server, mut guard }) = self.running.take() {
+            drop(server.wait());
+            drop(guard.kill());
+            drop(guard.wait());
+        }
+    }
+
+    /// Starts the server again after a kill or a stop, on what it left on disk.
+    pub fn run_again(&mut self) {
+        // After a kill, the last of its children may still hold the folder for a moment.
+        let is_up = self.running.is_none() && (0..20).any(|_| self.run());
+        assert!(is_up, "PostgreSQL does not start again");
+    }
+
+    /// Runs SQL with `psql` and returns what it prints, without heads and alignment.
+    pub fn psql(&self, sql: &str) -> String {
+        let mut command = Command::new(program("psql"));
+        command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", &self.url(), "-c", sql]);
+        let output = command.stdin(Stdio::null()).output().expect("psql is installed: apt-get install postgresql");
+        assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+    }
+
+    fn signal(&self, signal: Signal) {
+        let running = self.running.as_ref().expect("the server runs");
+        let pid = i32::try_from(running.server.id()).ok().and_then(Pid::from_raw).expect("a process has a number");
+        kill_process(pid, signal).expect("the server takes signals");
+    }
+
+    fn files(&self) -> PathBuf {
+        self.dir.path().join("files")
+    }
+
+    fn make(&self) {
+        let mut command = as_user(&program("initdb"), self.dir.path());
+        command.arg("-D").arg(self.files()).args([
+            "-U",
+            "tester",
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--locale=C",
+            "--no-sync",
+        ]);
+        let output =
+            command.stdin(Stdio::null()).output().expect("PostgreSQL is installed: apt-get install postgresql");
+        assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Runs the server and returns whether it got its port and its folder.
+    fn run(&mut self) -> bool {
+        let mut command = as_user(&program("postgres"), self.dir.path());
+        command.arg("-D").arg(self.files()).arg("-k").arg(self.dir.path());
+        command.args(["-p", &self.port.to_string(), "-h", "127.0.0.1"]);
+        // The tests kill processes, not the machine: what the system has is safe without a sync.
+        let usual = ["fsync=off", "shared_buffers=16MB", "max_connections=30", "logging_collector=off"];
+        for setting in usual.into_iter().chain(self.settings.iter().map(String::as_str)) {
+            command.args(["-c", setting]);
+        }
+        let spawned = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+        let mut server = spawned.expect("PostgreSQL is installed: apt-get install postgresql");
+        let guard = guard(server.id());
+        let lines = BufReader::new(server.stderr.take().expect("its output is read")).lines();
+        let (tell, told) = mpsc::channel();
+        // Reads to the end, so that the server is never held up by what it says.
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                if line.contains("ready to accept connections") {
+                    drop(tell.send(line));
+                }
+            }
+        });
+        self.running = Some(Running { server, guard });
+        let is_ready = told.recv_timeout(READY).is_ok();
+        if !is_ready {
+            self.kill();
+        }
+        is_ready
+    }
+}
+
+/// User and group of the server, when the test runs as root.
+fn other_user() -> Option<(u32, u32)> {
+    if !getuid().is_root() {
+        return None;
+    }
+    let users = fs::read_to_string("/etc/passwd").expect("the users of this machine");
+    let line = users.lines().find_map(|line| line.strip_prefix(&format!("{USER}:")));
+    let mut fields = line.expect("the user postgres is there: apt-get install postgresql").split(':').skip(1);
+    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+}
+
+/// A command that runs as the server's user, in the scratch folder; the process is that of the program itself.
+fn as_user(program: &Path, folder: &Path) -> Command {
+    let mut command = match other_user() {
+        None => Command::new(program),
+        Some((user, group)) => {
+            let mut command = Command::new("setpriv");
+            command.args([format!("--reuid={user}"), format!("--regid={group}"), "--clear-groups".to_owned()]);
+            command.arg(program);
+            command
+        }
+    };
+    command.current_dir(folder).env("LC_ALL", "C");
+    command
+}
+
+/// Finds a program of the newest version that Debian installed, or on the path.
+fn program(name: &str) -> PathBuf {
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let found = versions.map(|version| version.path().join("bin").join(name)).filter(|path| path.exists());
+    found.max_by_key(|path| version(path)).unwrap_or_else(|| PathBuf::from(name))
+}
+
+fn version(path: &Path) -> u32 {
+    let number = path.iter().nth(4).and_then(|number| number.to_str());
+    number.and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+/// A shell that waits until this process is gone, however it ends, and then ends the server by its number.
+fn guard(server: u32) -> Child {
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(format!("read _; kill -9 {server}")).stdin(Stdio::piped());
+    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("a shell starts")
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("it is bound").port()
+}
+
+impl Drop for PostgresServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
