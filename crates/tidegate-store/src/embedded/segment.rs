@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use tidegate_core::fault::{Fault, Result};
+use tidegate_core::fault::{Fault, FaultKind, Result};
 
 use super::{
     frame::{self, Kind},
@@ -80,13 +80,15 @@ impl Header {
         file.write_at(&bytes, 0)
     }
 
-    /// Reads a header, from its copy when it is damaged; the flag says so. None when the file was never a segment.
+    /// Reads a header, from its copy when it is damaged; the flag says so. None when the file was never a segment: nothing
+    /// stands in it, or a part of a header that could not be finished.
     pub(crate) fn read(file: &dyn DiskFile, path: &Path) -> Result<Option<(Self, bool)>> {
         match Self::read_one(file, path, 0) {
             Ok(Some(header)) => Ok(Some((header, false))),
             Ok(None) if matches!(Self::read_one(file, path, COPY_AT as u64), Ok(None)) => Ok(None),
             first @ (Ok(None) | Err(_)) => match Self::read_one(file, path, COPY_AT as u64) {
                 Ok(Some(header)) => Ok(Some((header, true))),
+                second if is_torn(&first) && is_torn(&second) && has_no_frames(file, path)? => Ok(None),
                 Ok(None) | Err(_) => first.map(|_| None),
             },
         }
@@ -106,6 +108,31 @@ impl Header {
         let format = u32_at(8);
         check_format(format, path)?;
         Ok(Some(Self { salt: u32_at(12), number: u64_at(16), first_frame: u64_at(24), chain: u32_at(32) }))
+    }
+}
+
+/// Tells whether a header cannot be read, and not because another program wrote it.
+fn is_torn(read: &Result<Option<Header>>) -> bool {
+    match read {
+        Ok(header) => header.is_none(),
+        Err(fault) => fault.kind == FaultKind::Corrupt,
+    }
+}
+
+/// Tells whether nothing stands behind the header. A frame is written only after its segment's header is synced, so such a
+/// file holds nothing that was ever promised.
+fn has_no_frames(file: &dyn DiskFile, path: &Path) -> Result<bool> {
+    let mut bytes = vec![0; 64 << 10];
+    let mut at = DATA_START;
+    loop {
+        let count = file.read_at(&mut bytes, at).map_err(|error| io_fault("read segment", path, error))?;
+        if count == 0 {
+            return Ok(true);
+        }
+        if bytes[..count].iter().any(|byte| *byte != 0) {
+            return Ok(false);
+        }
+        at += count as u64;
     }
 }
 
@@ -290,6 +317,12 @@ mod tests {
         assert!(Header::read(&*file, path).unwrap_err().note().contains("format 99"));
         file.write_at(&[1], 20).unwrap();
         file.write_at(&[1], 2068).unwrap();
+        assert_eq!(
+            Header::read(&*file, path).unwrap(),
+            None,
+            "no frame can be in a file whose header was never finished"
+        );
+        file.write_at(&[1], DATA_START + 100_000).unwrap();
         assert!(Header::read(&*file, path).unwrap_err().note().contains("damaged"));
     }
 
