@@ -9,6 +9,7 @@ pub mod postgres_server;
 pub mod redis_server;
 pub mod scenario;
 pub mod seeds;
+mod server_process;
 pub mod sim_disk;
 
 pub use self::{

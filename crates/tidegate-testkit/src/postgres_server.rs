@@ -4,19 +4,15 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader},
-    net::TcpListener,
     os::unix::fs::{PermissionsExt as _, chown},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::mpsc,
-    time::Duration,
+    process::{Command, Stdio},
 };
 
-use rustix::process::{Pid, Signal, getuid, kill_process};
+use rustix::process::{Signal, getuid};
 
-/// Longest time that the server may take to be ready.
-const READY: Duration = Duration::from_secs(30);
+use crate::server_process::{ServerProcess, on_a_free_port};
+
 /// The user as whom the server runs when the test runs as root, which the server refuses.
 const USER: &str = "postgres";
 
@@ -26,14 +22,7 @@ pub struct PostgresServer {
     dir: tempfile::TempDir,
     port: u16,
     settings: Vec<String>,
-    running: Option<Running>,
-}
-
-#[derive(Debug)]
-struct Running {
-    server: Child,
-    /// Ends the server when this process is gone without having done so.
-    guard: Child,
+    running: Option<ServerProcess>,
 }
 
 impl PostgresServer {
@@ -47,14 +36,11 @@ impl PostgresServer {
         let settings = settings.iter().map(|text| (*text).to_owned()).collect();
         let mut server = Self { dir, port: 0, settings, running: None };
         server.make();
-        // Somebody may take the port between looking for it and listening on it.
-        for _ in 0..5 {
-            server.port = free_port();
-            if server.run() {
-                return server;
-            }
-        }
-        panic!("PostgreSQL found no free port");
+        on_a_free_port(|port| {
+            server.port = port;
+            server.run()
+        });
+        server
     }
 
     /// Address over TCP.
@@ -69,21 +55,15 @@ impl PostgresServer {
 
     /// Kills the server as a crash does. Its children see that and end by themselves.
     pub fn kill(&mut self) {
-        if let Some(Running { mut server, mut guard }) = self.running.take() {
-            drop(guard.kill());
-            drop(guard.wait());
-            drop(server.kill());
-            drop(server.wait());
+        if let Some(running) = self.running.take() {
+            running.kill();
         }
     }
 
     /// Ends the server in order, as a restart of its service does: who is connected is thrown out.
     pub fn stop(&mut self) {
-        self.signal(Signal::INT);
-        if let Some(Running { mut server, mut guard }) = self.running.take() {
-            drop(server.wait());
-            drop(guard.kill());
-            drop(guard.wait());
+        if let Some(running) = self.running.take() {
+            running.stop(Signal::INT);
         }
     }
 
@@ -101,12 +81,6 @@ impl PostgresServer {
         let output = command.stdin(Stdio::null()).output().expect("psql is installed: apt-get install postgresql");
         assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
-    }
-
-    fn signal(&self, signal: Signal) {
-        let running = self.running.as_ref().expect("the server runs");
-        let pid = i32::try_from(running.server.id()).ok().and_then(Pid::from_raw).expect("a process has a number");
-        kill_process(pid, signal).expect("the server takes signals");
     }
 
     fn files(&self) -> PathBuf {
@@ -140,25 +114,9 @@ impl PostgresServer {
         for setting in usual.into_iter().chain(self.settings.iter().map(String::as_str)) {
             command.args(["-c", setting]);
         }
-        let spawned = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
-        let mut server = spawned.expect("PostgreSQL is installed: apt-get install postgresql");
-        let guard = guard(server.id());
-        let lines = BufReader::new(server.stderr.take().expect("its output is read")).lines();
-        let (tell, told) = mpsc::channel();
-        // Reads to the end, so that the server is never held up by what it says.
-        std::thread::spawn(move || {
-            for line in lines.map_while(Result::ok) {
-                if line.contains("ready to accept connections") {
-                    drop(tell.send(line));
-                }
-            }
-        });
-        self.running = Some(Running { server, guard });
-        let is_ready = told.recv_timeout(READY).is_ok();
-        if !is_ready {
-            self.kill();
-        }
-        is_ready
+        let missing = "PostgreSQL is installed: apt-get install postgresql";
+        self.running = ServerProcess::run(command, "ready to accept connections", missing);
+        self.running.is_some()
     }
 }
 
@@ -198,18 +156,6 @@ fn program(name: &str) -> PathBuf {
 fn version(path: &Path) -> u32 {
     let number = path.iter().nth(4).and_then(|number| number.to_str());
     number.and_then(|number| number.parse().ok()).unwrap_or(0)
-}
-
-/// A shell that waits until this process is gone, however it ends, and then ends the server by its number.
-fn guard(server: u32) -> Child {
-    let mut command = Command::new("sh");
-    command.arg("-c").arg(format!("read _; kill -9 {server}")).stdin(Stdio::piped());
-    command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("a shell starts")
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("it is bound").port()
 }
 
 impl Drop for PostgresServer {

@@ -32,11 +32,16 @@ pub(crate) struct GroupDecl {
 
 impl Group {
     pub(crate) fn decl(&self, start: u64) -> GroupDecl {
-        let spec = self.spec.read();
-        GroupDecl {
-            id: self.id,
-            name: self.name.clone(),
-            stream: self.stream.id,
+        GroupDecl::new(self.id, self.stream.id, start, &self.spec.read())
+    }
+}
+
+impl GroupDecl {
+    fn new(id: u32, stream: u32, start: u64, spec: &GroupSpec) -> Self {
+        Self {
+            id,
+            name: spec.name.clone(),
+            stream,
             start,
             end: spec.end.map(|end| end.low),
             order_by: spec.order_by.as_ref().map(OrderBy::to_string),
@@ -47,9 +52,7 @@ impl Group {
             priority_step: spec.priority_step,
         }
     }
-}
 
-impl GroupDecl {
     pub(crate) fn spec(&self, stream: &Stream) -> GroupSpec {
         GroupSpec {
             name: self.name.clone(),
@@ -67,14 +70,6 @@ impl GroupDecl {
 
     /// Returns the declaration with other settings.
     pub(crate) fn with(&self, spec: &GroupSpec) -> Self {
-        Self {
-            order_by: spec.order_by.as_ref().map(OrderBy::to_string),
-            block: spec.on_failure == OnFailure::Block,
-            ledger: spec.ledger,
-            mark_claims: spec.mark_claims,
-            after: spec.after,
-            priority_step: spec.priority_step,
-            ..self.clone()
-        }
+        Self { name: self.name.clone(), end: self.end, ..Self::new(self.id, self.stream, self.start, spec) }
     }
 }
