@@ -286,12 +286,21 @@ impl Case {
         self.status_of(GROUP).await
     }
 
-    /// Counts of a group.
+    /// Counts of a group, which one group and the list must tell alike. An engine may work in the background between
+    /// the two questions, so they are compared when the first one has the same answer before and after.
     pub async fn status_of(&self, group: &str) -> GroupStatus {
-        let one = self.store.group(&group_name(group)).await.expect("the group is there");
-        let all = self.store.groups().await.expect("groups are listed");
-        assert_eq!(all.iter().find(|other| other.name == one.name), Some(&one), "one group and the list agree");
-        one
+        let name = group_name(group);
+        let one = async || self.store.group(&name).await.expect("the group is there");
+        for _ in 0..100 {
+            let before = one().await;
+            let all = self.store.groups().await.expect("groups are listed");
+            let after = one().await;
+            if before == after {
+                assert_eq!(all.iter().find(|other| other.name == name), Some(&after), "one group and the list agree");
+                return after;
+            }
+        }
+        panic!("the counts of {group} never stood still");
     }
 
     /// Waiting, scheduled, in flight, done and dead of [`GROUP`].
