@@ -217,35 +217,32 @@ impl Claimer {
         self.hand_out(sound, batches, lease_until);
     }
 
-    fn hand_out(&self, mut deliveries: Vec<Delivery>, batches: usize, lease_until: Timestamp) {
+    fn hand_out(&self, deliveries: Vec<Delivery>, batches: usize, lease_until: Timestamp) {
         let group = &*self.group;
         let now = group.cx.clock.now();
         debug_assert!(deliveries.len() <= batches.saturating_mul(group.batch_max), "never more than there is room for");
-        while let Some(count) = group.first_batch(&deliveries) {
-            let rest = deliveries.split_off(count);
-            group.seat(group.flight.hold(std::mem::replace(&mut deliveries, rest), now, lease_until));
-        }
-        if !deliveries.is_empty() {
-            group.seat(group.flight.hold(deliveries, now, lease_until));
+        let mut deliveries = deliveries.into_iter();
+        while let count @ 1.. = group.first_batch(deliveries.as_slice()) {
+            let batch = deliveries.by_ref().take(count).collect();
+            group.seat(group.flight.hold(batch, now, lease_until));
         }
     }
 }
 
 impl Group {
-    /// Says how many from the front are one batch, when that is not all: as many as the handler takes at a time, of those
-    /// that are given the same time.
-    fn first_batch(&self, deliveries: &[Delivery]) -> Option<usize> {
+    /// Says how many from the front are one batch: as many as the handler takes at a time, of those that are given the
+    /// same time.
+    fn first_batch(&self, deliveries: &[Delivery]) -> usize {
         let most = self.batch_max.min(deliveries.len());
         let within = |delivery: &Delivery| self.policy.bound(&delivery.event);
-        let alike = match most {
+        match most {
             0 | 1 => most,
             _ => deliveries
                 .iter()
                 .take(most)
                 .take_while(|one| Some(within(one)) == deliveries.first().map(within))
                 .count(),
-        };
-        Some(alike).filter(|count| *count < deliveries.len())
+        }
     }
 
     pub(super) fn tell_claimed(&self, claimed: &Claimed) {
