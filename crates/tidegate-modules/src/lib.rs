@@ -3,6 +3,8 @@
 //! **Invariant:** nothing here knows an engine or a group; a sink sees deliveries and a [guard](tidegate_core::guard).
 
 mod http;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod registry;
 pub mod sink;
 pub mod source;

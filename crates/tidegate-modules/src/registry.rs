@@ -15,7 +15,7 @@ use tidegate_core::{
 
 use crate::{
     http::HttpClient,
-    sink::{exec, file as file_sink, pull, stdout, stream as stream_sink, webhook},
+    sink::{exec, file as file_sink, postgres as postgres_sink, pull, stdout, stream as stream_sink, webhook},
     source::{cron, file, http, postgres_outbox, stdin, stream},
 };
 
@@ -68,6 +68,7 @@ pub const ALL: &[ModuleSpec] = &[
     stream::SPEC,
     exec::SPEC,
     file_sink::SPEC,
+    postgres_sink::SPEC,
     pull::SPEC,
     stdout::SPEC,
     stream_sink::SPEC,
@@ -94,6 +95,8 @@ sinks! {
     "exec" => Exec(exec::ExecConfig),
     /// Writes lines into a file.
     "file" => File(file_sink::FileSinkConfig),
+    /// Runs a statement in PostgreSQL, once for each event.
+    "postgres" => Postgres(postgres_sink::PostgresSinkConfig),
     /// Lends deliveries to workers over HTTP.
     "pull" => Pull(pull::PullConfig),
     /// Writes lines to standard output.

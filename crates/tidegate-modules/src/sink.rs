@@ -2,6 +2,7 @@
 
 pub mod exec;
 pub mod file;
+pub mod postgres;
 pub mod pull;
 pub mod stdout;
 pub mod stream;

@@ -6,8 +6,6 @@
 #[cfg(feature = "postgres")]
 mod horizon;
 #[cfg(feature = "postgres")]
-mod link;
-#[cfg(feature = "postgres")]
 mod relay;
 #[cfg(feature = "postgres")]
 mod row;
@@ -49,6 +47,8 @@ use tidegate_core::{
 pub use self::survey::{FailedRow, Figures, Finding, Survey};
 pub use self::table::Columns;
 use self::table::Table;
+#[cfg(feature = "postgres")]
+use crate::postgres::{Calls, Link, as_fault};
 use crate::registry::{ModuleKind, ModuleSpec, OpenSource, SourceParts, SourceSettings};
 
 /// The line in the list of modules.
@@ -206,22 +206,7 @@ impl OutboxConfig {
     /// Reads the address; an error does not repeat it.
     #[cfg(feature = "postgres")]
     fn address(&self) -> Result<tokio_postgres::Config, String> {
-        use tokio_postgres::config::SslMode;
-        let mut config: tokio_postgres::Config = self.url.expose().parse().map_err(|_| {
-            "is no address of a PostgreSQL database such as postgres://user:password@host:5432/database".to_owned()
-        })?;
-        if config.get_ssl_mode() == SslMode::Require {
-            return Err("asks for TLS, which this source does not speak yet: connect over a tunnel".to_owned());
-        }
-        if config.get_hosts().is_empty() {
-            return Err("names no host".to_owned());
-        }
-        config.ssl_mode(SslMode::Disable);
-        config.keepalives_idle(Duration::from_secs(15));
-        if config.get_application_name().is_none() {
-            config.application_name("tidegate outbox");
-        }
-        Ok(config)
+        crate::postgres::address(&self.url, "tidegate outbox")
     }
 }
 
@@ -284,7 +269,7 @@ impl SourceSettings for OutboxConfig {
 pub async fn survey(config: &OutboxConfig, parts: SourceParts) -> Result<Survey> {
     let outbox = PostgresOutbox::new(config.clone(), parts)?;
     let mut link = outbox.opened().await?;
-    survey::survey(&mut link, config).await.map_err(|failure| relay::as_fault(&failure, &config.target))
+    survey::survey(&mut link, config).await.map_err(|failure| as_fault(&failure, &config.target))
 }
 
 /// An outbox that is read.
@@ -319,12 +304,12 @@ impl PostgresOutbox {
         Ok(Self { config, address, guard, shown: Mutex::new(shown) })
     }
 
-    async fn link(&self) -> Result<link::Link, Failure> {
-        link::Link::open(&self.address, self.guard.clone()).await
+    async fn link(&self) -> Result<Link, Failure> {
+        Link::open(&self.address, Calls::Guarded(self.guard.clone())).await
     }
 
-    async fn opened(&self) -> Result<link::Link> {
-        self.link().await.map_err(|failure| relay::as_fault(&failure, &self.config.target))
+    async fn opened(&self) -> Result<Link> {
+        self.link().await.map_err(|failure| as_fault(&failure, &self.config.target))
     }
 
     fn show(&self, change: impl FnOnce(&mut Shown)) {
@@ -338,7 +323,7 @@ impl Probe for PostgresOutbox {
     async fn probe(&self, _: &Context) -> Result<()> {
         let mut link = self.opened().await?;
         let findings = survey::findings(&mut link, &self.config).await;
-        let findings = findings.map_err(|failure| relay::as_fault(&failure, &self.config.target))?;
+        let findings = findings.map_err(|failure| as_fault(&failure, &self.config.target))?;
         match findings.into_iter().find(|finding| finding.level == "error") {
             Some(wrong) => Err(Fault::invalid(format!("{}: {}", wrong.what, wrong.mend))),
             None => Ok(()),

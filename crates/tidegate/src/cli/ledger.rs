@@ -2,10 +2,11 @@
 
 use clap::Subcommand;
 use serde_json::json;
+use tidegate_modules::sink::postgres::{Key, ddl};
 
 use super::{Agreed, Asking, Because};
 use crate::{
-    exit::Failed,
+    exit::{Exit, Failed},
     ui::{Column, column, wide},
 };
 
@@ -36,6 +37,15 @@ pub(super) enum Ledger {
     },
     /// Show what each group has done, skipped and failed.
     Stats,
+    /// Print SQL that makes the ledger table of sinks of type postgres, and the function that cleans it; it may be run again.
+    Ddl {
+        /// Table, with its schema when it is not on the search path of the role.
+        #[arg(long, default_value = "event_ledger")]
+        table: String,
+        /// Know events by their id alone, as in a table that other programs write too; ids must be unique over all sources.
+        #[arg(long)]
+        by_id: bool,
+    },
     /// Forget what was done long ago; a ledger does so by itself after its `keep`.
     Cleanup {
         /// Group; all groups when it is left out.
@@ -77,6 +87,12 @@ impl Ledger {
             Self::Stats => {
                 let answer = cx.node.get(&["v1", "ledger"], &[]).await?;
                 cx.ui.list(&answer, super::rows(&answer, "ledgers"), COLUMNS);
+            }
+            Self::Ddl { table, by_id } => {
+                let sql = ddl(&table, if by_id { Key::Id } else { Key::Event });
+                let wrong =
+                    || Failed::new(Exit::Usage, format!("{table:?} is no table, or a schema, a dot and a table"));
+                cx.ui.raw(sql.ok_or_else(wrong)?.as_bytes());
             }
             Self::Cleanup { group, days, because, agreed } => {
                 let whose = group.as_deref().unwrap_or("every group");

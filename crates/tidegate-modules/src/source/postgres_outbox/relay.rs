@@ -11,7 +11,7 @@ use std::{collections::HashSet, time::Duration};
 use tidegate_core::{
     clock::Stopwatch,
     event::Event,
-    fault::{Failure, Fault, FaultClass, FaultKind, Retry},
+    fault::{Failure, Fault, FaultKind, Retry},
     source::Feed,
 };
 use tokio_postgres::{Statement, types::Type};
@@ -19,11 +19,11 @@ use tokio_postgres::{Statement, types::Type};
 use super::{
     PostgresOutbox,
     horizon::Horizon,
-    link::Link,
     row::{self, Row},
     survey::{self, LOCK},
     table::Table,
 };
+use crate::postgres::Link;
 
 /// Most bytes of payloads that are taken and published at a time; one row more may be on top of it.
 const BATCH_BYTES: i64 = 2 * 1024 * 1024;
@@ -388,11 +388,4 @@ impl<'a> Relay<'a> {
 /// Tells whether a refusal says something about the event, and not about the stream or the store.
 fn is_about_the_event(fault: &Fault) -> bool {
     fault.retry == Retry::Never && matches!(fault.kind, FaultKind::Invalid | FaultKind::Limited)
-}
-
-/// What the fault of a probe is.
-pub(super) fn as_fault(failure: &Failure, target: &tidegate_core::names::TargetName) -> Fault {
-    let origin = tidegate_core::fault::Origin::Target(target.clone());
-    let kind = if failure.class == FaultClass::Invalid { FaultKind::Invalid } else { FaultKind::Unavailable };
-    Fault::new(kind, origin, Retry::Later, failure.message.clone())
 }

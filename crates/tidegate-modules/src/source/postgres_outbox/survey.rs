@@ -6,9 +6,9 @@ use tokio_postgres::types::Type;
 
 use super::{
     OutboxConfig,
-    link::Link,
     table::{Holds, Table},
 };
+use crate::postgres::Link;
 
 /// Failed rows that are shown.
 const FAILED_SHOWN: i64 = 20;

@@ -1,4 +1,4 @@
-//! One connection to the database, through the guard of its target: every call has a deadline.
+//! A connection to a PostgreSQL server. Every call has a deadline: that of a guard, for each call or for several together.
 //!
 //! Nothing is spawned: the connection is driven by whoever waits for an answer, for news or for something else.
 
@@ -8,26 +8,74 @@ use std::{
     pin::pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use tidegate_core::{
-    fault::{Failure, FaultClass},
+    config::Secret,
+    fault::{Failure, Fault, FaultClass, FaultKind, Origin, Retry},
     guard::Guard,
+    names::TargetName,
 };
 use tokio_postgres::{
     AsyncMessage, Client, Config, Error, NoTls, Row, Statement,
+    config::SslMode,
     error::SqlState,
     types::{ToSql, Type},
 };
 
 /// Values of a statement.
-pub(super) type Values<'v> = &'v [&'v (dyn ToSql + Sync)];
+pub(crate) type Values<'v> = &'v [&'v (dyn ToSql + Sync)];
 
 /// A connection.
-pub(super) struct Link {
+pub(crate) struct Link {
     client: Client,
     wire: Wire,
-    guard: Arc<Guard>,
+    guard: Calls,
+}
+
+/// Who watches over calls.
+#[derive(Debug, Clone)]
+pub(crate) enum Calls {
+    /// Each passes the guard.
+    Guarded(Arc<Guard>),
+    /// Whoever calls is inside of a call of the guard already; its timeout is the most that a statement may take.
+    Within(Duration),
+}
+
+impl Calls {
+    fn timeout(&self) -> Duration {
+        match self {
+            Self::Guarded(guard) => guard.policy().timeout,
+            Self::Within(timeout) => *timeout,
+        }
+    }
+
+    async fn call<T>(&self, call: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        match self {
+            Self::Guarded(guard) => guard.call(false, call).await,
+            Self::Within(_) => call.await,
+        }
+    }
+}
+
+/// Reads an address; an error does not repeat it.
+pub(crate) fn address(url: &Secret, program: &str) -> Result<Config, String> {
+    let mut config: Config = url.expose().parse().map_err(|_| {
+        "is no address of a PostgreSQL database such as postgres://user:password@host:5432/database".to_owned()
+    })?;
+    if config.get_ssl_mode() == SslMode::Require {
+        return Err("asks for TLS, which this program does not speak yet: connect over a tunnel".to_owned());
+    }
+    if config.get_hosts().is_empty() {
+        return Err("names no host".to_owned());
+    }
+    config.ssl_mode(SslMode::Disable);
+    config.keepalives_idle(Duration::from_secs(15));
+    if config.get_application_name().is_none() {
+        config.application_name(program);
+    }
+    Ok(config)
 }
 
 /// What the connection has heard.
@@ -57,14 +105,14 @@ impl Wire {
 
 impl Link {
     /// Connects. Whatever the server of the session keeps for a connection that is silent for long is set here.
-    pub(super) async fn open(config: &Config, guard: Arc<Guard>) -> Result<Self, Failure> {
-        let timeout = guard.policy().timeout;
+    pub(crate) async fn open(config: &Config, guard: Calls) -> Result<Self, Failure> {
+        let timeout = guard.timeout();
         let open = async {
             let (client, mut connection) = config.connect(NoTls).await.map_err(|error| failure("connect", &error))?;
             let poll = Box::new(move |cx: &mut Context<'_>| connection.poll_message(cx));
             Ok((client, Wire { poll, has_news: false, lost: None }))
         };
-        let (client, wire) = guard.call(false, open).await?;
+        let (client, wire) = guard.call(open).await?;
         let mut link = Self { client, wire, guard };
         // A server that lost us must notice soon: it holds the lock of the relay.
         let settings = format!(
@@ -77,22 +125,22 @@ impl Link {
     }
 
     /// Runs statements without answers.
-    pub(super) async fn run(&mut self, doing: &str, statements: &str) -> Result<(), Failure> {
+    pub(crate) async fn run(&mut self, doing: &str, statements: &str) -> Result<(), Failure> {
         let (client, wire) = (&self.client, &mut self.wire);
         let call = hold(wire, async { client.batch_execute(statements).await.map_err(|error| failure(doing, &error)) });
-        self.guard.call(false, call).await
+        self.guard.call(call).await
     }
 
     /// Prepares a statement.
-    pub(super) async fn prepare(&mut self, doing: &str, statement: &str, types: &[Type]) -> Result<Statement, Failure> {
+    pub(crate) async fn prepare(&mut self, doing: &str, statement: &str, types: &[Type]) -> Result<Statement, Failure> {
         let (client, wire) = (&self.client, &mut self.wire);
         let call =
             hold(wire, async { client.prepare_typed(statement, types).await.map_err(|error| failure(doing, &error)) });
-        self.guard.call(false, call).await
+        self.guard.call(call).await
     }
 
     /// Asks.
-    pub(super) async fn ask(
+    pub(crate) async fn ask(
         &mut self,
         doing: &str,
         statement: &(impl tokio_postgres::ToStatement + ?Sized + Sync),
@@ -100,11 +148,11 @@ impl Link {
     ) -> Result<Vec<Row>, Failure> {
         let (client, wire) = (&self.client, &mut self.wire);
         let call = hold(wire, async { client.query(statement, values).await.map_err(|error| failure(doing, &error)) });
-        self.guard.call(false, call).await
+        self.guard.call(call).await
     }
 
     /// Asks for exactly one row.
-    pub(super) async fn ask_one(
+    pub(crate) async fn ask_one(
         &mut self,
         doing: &str,
         statement: &(impl tokio_postgres::ToStatement + ?Sized + Sync),
@@ -117,12 +165,12 @@ impl Link {
     }
 
     /// Waits for something else, and goes on hearing the database: what nobody hears fills the server's queue.
-    pub(super) async fn meanwhile<T>(&mut self, other: impl Future<Output = T>) -> T {
+    pub(crate) async fn meanwhile<T>(&mut self, other: impl Future<Output = T>) -> T {
         hold(&mut self.wire, other).await
     }
 
     /// Waits until the database notifies, or the connection is lost. News that came before count.
-    pub(super) async fn news(&mut self) -> Result<(), Failure> {
+    pub(crate) async fn news(&mut self) -> Result<(), Failure> {
         let wire = &mut self.wire;
         poll_fn(|cx| {
             wire.drive(cx);
@@ -135,7 +183,7 @@ impl Link {
     }
 
     /// Forgets news: what follows looks at the table anyway.
-    pub(super) fn forget_news(&mut self) {
+    pub(crate) fn forget_news(&mut self) {
         self.wire.has_news = false;
     }
 }
@@ -176,4 +224,11 @@ fn failure(doing: &str, error: &Error) -> Failure {
         _ => FaultClass::Invalid,
     };
     Failure::new(class, format!("{doing}: {} ({})", said.message(), code.code()))
+}
+
+/// What the fault of a probe is.
+pub(crate) fn as_fault(failure: &Failure, target: &TargetName) -> Fault {
+    let origin = Origin::Target(target.clone());
+    let kind = if failure.class == FaultClass::Invalid { FaultKind::Invalid } else { FaultKind::Unavailable };
+    Fault::new(kind, origin, Retry::Later, failure.message.clone())
 }
