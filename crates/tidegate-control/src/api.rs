@@ -20,7 +20,17 @@ pub(crate) mod targets;
 pub(crate) mod upstreams;
 
 use std::{
-    any::Any, collections::BTreeMap, fmt, panic::AssertUnwindSafe, path::PathBuf, pin::Pin, sync::Arc, time::Duration,
+    any::Any,
+    collections::BTreeMap,
+    fmt,
+    panic::AssertUnwindSafe,
+    path::PathBuf,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use axum::{
@@ -31,6 +41,7 @@ use axum::{
 };
 use bytestring::ByteString;
 use futures::FutureExt;
+use http::StatusCode;
 use tidegate_core::{
     clock::Timestamp,
     config::Time,
@@ -44,8 +55,17 @@ use tidegate_engine::{Desk, Groups, Modules, Publisher, Sides, Supervisor};
 use tidegate_rules::Schema;
 
 use crate::{
-    Intake, Metrics, NodeFacts, Role, Tokens, WarnPolicy, auth::Actor, call::Call, follow::Followers, health::Health,
-    observe::Observed, problem::Problem, profile::Profile, upstream::Upstreams, waiters::Waiters,
+    Intake, Metrics, NodeFacts, Role, Tokens, WarnPolicy,
+    auth::Actor,
+    call::Call,
+    follow::Followers,
+    health::Health,
+    observe::Observed,
+    peers::Peers,
+    problem::Problem,
+    profile::{Memory, Mounted},
+    upstream::Upstreams,
+    waiters::Waiters,
 };
 
 /// Everything that handlers reach.
@@ -62,6 +82,8 @@ pub(crate) struct Api {
     pub(crate) supervisor: Supervisor,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) config: ByteString,
+    pub(crate) work: String,
+    pub(crate) peers: Peers,
     pub(crate) tokens: Tokens,
     pub(crate) node: NodeFacts,
     pub(crate) health: Health,
@@ -73,6 +95,9 @@ pub(crate) struct Api {
     pub(crate) followers: Arc<Followers>,
     pub(crate) waiters: Arc<Waiters>,
     pub(crate) desk: Desk,
+    /// What profiles tell of what passed.
+    pub(crate) memory: Memory,
+    pub(crate) requests: Requests,
 }
 
 impl Api {
@@ -108,7 +133,7 @@ pub(crate) enum Verb {
 pub(crate) struct Place {
     pub(crate) api: Arc<Api>,
     /// The profile of the listener.
-    pub(crate) profile: Option<&'static Profile>,
+    pub(crate) profile: Option<Arc<Mounted>>,
     /// The path of the route, with its parameters in braces.
     pub(crate) template: &'static str,
 }
@@ -133,8 +158,8 @@ macro_rules! routes {
     (@ $role:ident) => { Some($crate::Role::$role) };
     ($vis:vis static $name:ident; $($verb:ident $path:literal $role:ident => $first:ident $(:: $more:ident)*;)+) => {
         /// All routes.
-        $vis static $name: &[Route] = &[
-            $(Route {
+        $vis static $name: &[$crate::api::Route] = &[
+            $($crate::api::Route {
                 verb: $crate::api::Verb::$verb,
                 path: $path,
                 role: routes!(@ $role),
@@ -238,37 +263,63 @@ pub(crate) fn check_intakes(intakes: &[Intake]) -> Result<()> {
 }
 
 /// Makes the router of a listener.
-pub(crate) fn router(api: &Arc<Api>, profile: Option<&'static Profile>) -> Result<Router> {
+pub(crate) fn router(api: &Arc<Api>, mounted: Option<Mounted>) -> Result<Router> {
     let mut router = Router::new();
-    let more = profile.map_or(&[][..], |profile| profile.routes);
+    let profile = mounted.map(Arc::new);
+    let more = profile.as_ref().map_or(&[][..], |mounted| mounted.profile.routes);
     if let Some(intake) = api.intakes.iter().find(|intake| more.iter().any(|route| route.path == intake.path)) {
         let (path, name) = (&intake.path, intake.name.as_str());
-        let profile = profile.map_or("", |profile| profile.name);
+        let profile = profile.as_ref().map_or("", |mounted| mounted.profile.name);
         return Err(Fault::invalid(format!("path {path:?} of source {name:?} belongs to profile {profile}")));
     }
-    for route in ROUTES.iter().chain(more) {
+    if profile.is_some() {
+        api.memory.begin(&api.cx.notices, &api.cx.clock);
+    }
+    let own = ROUTES.iter().filter(|own| more.iter().all(|route| route.path != own.path));
+    for route in own.chain(more) {
         let filter = match route.verb {
             Verb::Get => MethodFilter::GET,
             Verb::Post => MethodFilter::POST,
         };
-        let api = Arc::clone(api);
+        let (api, profile) = (Arc::clone(api), profile.clone());
         let answer = move |request: Request| {
-            let place = Place { api: Arc::clone(&api), profile, template: route.path };
+            let place = Place { api: Arc::clone(&api), profile: profile.clone(), template: route.path };
             answer(place, route.role, request, route.run)
         };
         router = router.route(route.path, on(filter, answer));
     }
     for intake in &api.intakes {
-        let (api, intake) = (Arc::clone(api), Arc::clone(intake));
+        let (api, intake, profile) = (Arc::clone(api), Arc::clone(intake), profile.clone());
         let path = intake.path.clone();
         let take = move |request: Request| {
             let intake = Arc::clone(&intake);
             let take = |call| streams::take_in(call, intake);
-            answer(Place { api: Arc::clone(&api), profile, template: "" }, Some(Role::Operator), request, take)
+            let place = Place { api: Arc::clone(&api), profile: profile.clone(), template: "" };
+            answer(place, Some(Role::Operator), request, take)
         };
         router = router.route(&path, on(MethodFilter::POST, take));
     }
     Ok(router.fallback(unknown).method_not_allowed_fallback(wrong_method))
+}
+
+/// Requests that were answered, by the class of their status.
+#[derive(Debug, Default)]
+pub(crate) struct Requests([AtomicU64; 5]);
+
+impl Requests {
+    /// Names of the classes.
+    const CLASSES: [&'static str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+    fn count(&self, status: StatusCode) {
+        if let Some(counter) = self.0.get(usize::from(status.as_u16() / 100).saturating_sub(1)) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns how many there were of each class that there can be.
+    pub(crate) fn each(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Self::CLASSES.into_iter().zip(&self.0).skip(1).map(|(class, counter)| (class, counter.load(Ordering::Relaxed)))
+    }
 }
 
 /// Finds who asks, lets the handler work, and turns whatever comes of it into an answer.
@@ -276,11 +327,20 @@ async fn answer<F>(place: Place, role: Option<Role>, request: Request, work: imp
 where
     F: Future<Output = Result<Response, Problem>>,
 {
-    let actor = match role.map(|role| place.api.tokens.admit(role, request.headers())) {
-        Some(Err(problem)) => return problem.into_response(),
-        Some(Ok(actor)) => actor,
-        None => Actor::nobody(),
+    let api = Arc::clone(&place.api);
+    let response = match role.map(|role| api.tokens.admit(role, request.headers())) {
+        Some(Err(problem)) => problem.into_response(),
+        Some(Ok(actor)) => answer_to(actor, place, request, work).await,
+        None => answer_to(Actor::nobody(), place, request, work).await,
     };
+    api.requests.count(response.status());
+    response
+}
+
+async fn answer_to<F>(actor: Actor, place: Place, request: Request, work: impl FnOnce(Call) -> F) -> Response
+where
+    F: Future<Output = Result<Response, Problem>>,
+{
     let template = place.template;
     match AssertUnwindSafe(work(Call::new(place, actor, request))).catch_unwind().await {
         Ok(Ok(response)) => response,

@@ -22,7 +22,7 @@ use crate::{
     api::{Api, Place},
     auth::Actor,
     problem::Problem,
-    profile::Profile,
+    profile::Mounted,
 };
 
 /// A request whose sender is known and may ask for it.
@@ -30,7 +30,7 @@ pub(crate) struct Call {
     pub(crate) api: Arc<Api>,
     pub(crate) actor: Actor,
     /// The profile of the listener.
-    pub(crate) profile: Option<&'static Profile>,
+    pub(crate) profile: Option<Arc<Mounted>>,
     /// The path of the route, with its parameters in braces.
     template: &'static str,
     head: Parts,

@@ -54,7 +54,7 @@ impl State {
     }
 
     /// What it means for the whole: what somebody wished for is no illness.
-    fn for_the_whole(self) -> Self {
+    pub(crate) fn for_the_whole(self) -> Self {
         match self {
             Self::Healthy | Self::Paused | Self::Disabled => Self::Healthy,
             Self::Degraded => Self::Degraded,
@@ -245,14 +245,6 @@ pub(crate) fn components(api: &Api) -> Vec<Component> {
             Vec::new(),
         ));
     }
-    let upstreams = api.upstreams.list().into_iter().map(|upstream| {
-        let found = match (&upstream.fault, upstream.at) {
-            (Some(fault), Some(_)) => Found::because(State::Degraded, fault.clone()),
-            (None, _) | (_, None) => Found::healthy(),
-        };
-        health.component(format!("upstream/{}", upstream.name), found, now, Vec::new())
-    });
-    let upstreams: Vec<Component> = upstreams.collect();
     let all_streams = seen.iter().flat_map(|seen| &seen.streams).filter(|status| !status.name.is_dead_letters());
     let streams = all_streams
         .map(|status| health.component(format!("stream/{}", status.name), stream(status), now, Vec::new()))
@@ -291,6 +283,29 @@ pub(crate) fn components(api: &Api) -> Vec<Component> {
         health.parent("groups", now, groups),
         health.parent("targets", now, targets.collect()),
     ];
+    all.extend(around(api, now));
+    all
+}
+
+/// What is around the node: the others on its engine, and what it needs outside. Only what there is.
+fn around(api: &Api, now: Timestamp) -> Vec<Component> {
+    let health = &api.health;
+    let mut all = Vec::new();
+    if api.peers.others(&api.node.name) > 0 {
+        let found = match api.peers.disagreement(&api.node.name, &api.work) {
+            Some(what) => Found::because(State::Degraded, what),
+            None => Found::healthy(),
+        };
+        all.push(health.component("peers".to_owned(), found, now, Vec::new()));
+    }
+    let upstreams = api.upstreams.list().into_iter().map(|upstream| {
+        let found = match (&upstream.fault, upstream.at) {
+            (Some(fault), Some(_)) => Found::because(State::Degraded, fault.clone()),
+            (None, _) | (_, None) => Found::healthy(),
+        };
+        health.component(format!("upstream/{}", upstream.name), found, now, Vec::new())
+    });
+    let upstreams: Vec<Component> = upstreams.collect();
     if !upstreams.is_empty() {
         all.push(health.parent("upstreams", now, upstreams));
     }

@@ -12,6 +12,7 @@ mod logs;
 mod metrics;
 mod observe;
 mod openapi;
+mod peers;
 mod problem;
 mod profile;
 mod result;
@@ -41,15 +42,17 @@ pub use self::{
     metrics::{MetricKind, MetricSpec, Metrics},
     observe::WarnPolicy,
     openapi::openapi,
-    profile::{PROFILES, Profile},
+    profile::{FigureSpec, Mounted, PROFILES, Profile},
     serve::{ServeLimits, serve},
     upstream::Upstream,
 };
 use crate::{
-    api::Api,
+    api::{Api, Requests},
     follow::Followers,
     health::Health,
     observe::{Observed, Observer},
+    peers::{Meeting, Peers},
+    profile::Memory,
     upstream::{Prober, Upstreams},
     waiters::Waiters,
 };
@@ -82,6 +85,8 @@ pub struct ControlParts {
     pub metrics: Arc<Metrics>,
     /// Fingerprint of the configuration in force.
     pub config: ByteString,
+    /// Fingerprint of what nodes that share an engine must have in common.
+    pub work: String,
     /// Who may ask.
     pub tokens: Tokens,
     /// What is known of the node.
@@ -167,6 +172,8 @@ impl Control {
             supervisor: parts.supervisor,
             metrics: parts.metrics,
             config: parts.config,
+            work: parts.work,
+            peers: Peers::default(),
             tokens: parts.tokens,
             node: parts.node,
             data: parts.data,
@@ -177,6 +184,8 @@ impl Control {
             followers,
             waiters,
             desk: parts.desk,
+            memory: Memory::default(),
+            requests: Requests::default(),
         })))
     }
 
@@ -185,6 +194,9 @@ impl Control {
         self.0.observed.restore(&self.0).await?;
         // Kept by the supervisor.
         drop(TaskRunner::start(Arc::new(Observer(Arc::clone(&self.0))), &self.0.supervisor));
+        if self.0.store.promises().shared {
+            drop(TaskRunner::start(Arc::new(Meeting(Arc::clone(&self.0))), &self.0.supervisor));
+        }
         if !self.0.upstreams.list().is_empty() {
             drop(TaskRunner::start(Arc::new(Prober(Arc::clone(&self.0))), &self.0.supervisor));
         }
@@ -198,7 +210,7 @@ impl Control {
     }
 
     /// Returns the routes of the API, and those of a profile; refuses a profile that has a path of a source.
-    pub fn router(&self, profile: Option<&'static Profile>) -> Result<Router> {
+    pub fn router(&self, profile: Option<Mounted>) -> Result<Router> {
         api::router(&self.0, profile)
     }
 }

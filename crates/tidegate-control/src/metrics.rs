@@ -38,6 +38,7 @@ pub struct Metrics {
     groups: Table<GroupName, GroupMeters>,
     targets: Table<TargetName, TargetMeters>,
     buried: Table<(StreamName, GroupName), [Counter; FaultClass::ALL.len()]>,
+    refused: Table<StreamName, Counter>,
     reprocessed: Table<(StreamName, ByteString), Counter>,
     rejected: Table<ModuleName, Counter>,
     replies: Table<(ModuleName, ByteString), Histogram>,
@@ -100,6 +101,16 @@ impl Metrics {
         (groups, targets)
     }
 
+    /// Returns how many deliveries were buried since the start, and how many publishes were refused, by stream.
+    pub(crate) fn misfortunes(&self) -> (BTreeMap<StreamName, u64>, BTreeMap<StreamName, u64>) {
+        let (mut buried, mut refused) = (BTreeMap::<_, u64>::new(), BTreeMap::<_, u64>::new());
+        self.buried.each(|(stream, _), classes| {
+            *buried.entry(stream.clone()).or_default() += classes.iter().map(Counter::get).sum::<u64>();
+        });
+        self.refused.each(|stream, counter| *refused.entry(stream.clone()).or_default() += counter.get());
+        (buried, refused)
+    }
+
     /// Takes the slowest attempts of each group since the last time.
     pub(crate) fn take_slowest(&self) -> Vec<(GroupName, Vec<Slow>)> {
         let mut all = Vec::new();
@@ -125,6 +136,8 @@ impl Metrics {
                 family.sample(&[stream.as_str(), group.as_str(), class.as_str()], counter.get());
             }
         });
+        let mut family = page.family(&catalogue::MESSAGES_REFUSED);
+        self.refused.each(|stream, counter| family.sample(&[stream.as_str()], counter.get()));
         let mut family = page.family(&catalogue::DLQ_REPROCESS);
         self.reprocessed.each(|(stream, result), counter| family.sample(&[stream.as_str(), result], counter.get()));
         let mut family = page.family(&catalogue::RATE_LIMITER_WAIT);
@@ -205,6 +218,7 @@ impl Listener for Metrics {
                 self.groups.retain(|known| known != group);
                 self.buried.retain(|(_, known)| known != group);
             }
+            Notice::Refused { stream, .. } => self.refused.with(stream, |counter| counter.add(1)),
             Notice::InputRejected { module, .. } => self.rejected.with(module, |counter| counter.add(1)),
             Notice::DeadReprocessed { stream, result, count } => {
                 let key = (stream.clone(), ByteString::from_static(result));

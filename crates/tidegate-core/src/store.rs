@@ -388,6 +388,15 @@ pub enum UnblockHow {
     },
 }
 
+/// A node that shares an engine with others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Its name.
+    pub node: String,
+    /// What it works on: a fingerprint of the parts of its configuration that nodes with one engine must have in common.
+    pub work: String,
+}
+
 /// State of the engine, for health and metrics.
 #[derive(Debug, Clone, Default)]
 pub struct StoreStatus {
@@ -506,6 +515,13 @@ pub trait Broker: Send + Sync {
 
     /// Returns the control state whose keys start with `prefix`.
     async fn states(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>>;
+
+    /// Says what this node works on, and returns what all nodes said that share the engine and are there, this one
+    /// included; nothing where there can be only one.
+    async fn meet(&self, work: &str) -> Result<Vec<Peer>> {
+        let _ = work;
+        Ok(Vec::new())
+    }
 
     /// Does due upkeep: retention, cleaning, checkpoints, sealing of the ledger. Idempotent.
     async fn upkeep(&self) -> Result<()>;

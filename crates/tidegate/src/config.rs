@@ -120,6 +120,12 @@ impl Default for NodeConfig {
     }
 }
 
+fn digest(mut value: serde_json::Value) -> String {
+    value.sort_all_objects();
+    let digest = Sha256::digest(value.to_string().as_bytes());
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// How the node stops.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -157,11 +163,11 @@ impl Config {
         Ok(Self::read(&text, &origin, &SystemEnvironment::new(directory))?)
     }
 
-    /// Takes other addresses than those of the file; the profiles stay in their order.
+    /// Takes other addresses than those of the file; what else the listeners are stays in their order.
     pub fn listen_on(&mut self, addresses: &[SocketAddr]) -> Result<()> {
-        let mut profiles = std::mem::take(&mut self.listeners).into_iter().map(|listener| listener.profile);
-        let listener = |&bind| ListenerConfig { bind, profile: profiles.next().flatten() };
-        self.listeners = addresses.iter().map(listener).collect();
+        let mut listeners = std::mem::take(&mut self.listeners).into_iter();
+        let mut next = || listeners.next().unwrap_or_default();
+        self.listeners = addresses.iter().map(|&bind| ListenerConfig { bind: Some(bind), ..next() }).collect();
         match self.listeners.iter().find(|listener| listener.is_open_to_others() && self.tokens.is_empty()) {
             Some(listener) => Err(Fault::invalid(listener.refusal())),
             None => Ok(()),
@@ -170,10 +176,12 @@ impl Config {
 
     /// Returns the fingerprint: what the configuration says, defaults included, and no secret.
     pub fn fingerprint(&self) -> String {
-        let mut value = serde_json::to_value(self).unwrap_or_default();
-        value.sort_all_objects();
-        let digest = Sha256::digest(value.to_string().as_bytes());
-        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+        digest(serde_json::to_value(self).unwrap_or_default())
+    }
+
+    /// Returns the fingerprint of what nodes that share an engine must have in common: streams, groups and targets.
+    pub fn work(&self) -> String {
+        digest(serde_json::json!({ "streams": self.streams, "groups": self.groups, "targets": self.targets }))
     }
 
     fn check_names(&self, here: &Spot<'_>) {
@@ -233,7 +241,7 @@ impl Config {
 
     /// Returns the profiles of all listeners.
     fn profiles(&self) -> impl Iterator<Item = &'static Profile> {
-        self.listeners.iter().filter_map(|listener| Profile::find(listener.profile.as_deref()?))
+        self.listeners.iter().filter_map(|listener| Some(listener.mounted()?.profile))
     }
 
     /// Returns the group whose results are the answers of a source.
@@ -360,7 +368,7 @@ impl Check for Config {
         here.at("version").require(self.version == VERSION, || {
             format!("this program reads version {VERSION}, this document is of version {}", self.version)
         });
-        access::check(&self.listeners, &self.tokens, here);
+        access::check(&self.listeners, &self.tokens, &self.groups, here);
         self.check_names(here);
         for (name, stream) in &self.streams {
             stream.check(name, &here.at("streams").at(name.as_str()));

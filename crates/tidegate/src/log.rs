@@ -2,6 +2,7 @@
 
 mod files;
 mod flood;
+mod role;
 mod words;
 
 use std::{path::Path, sync::Arc, time::Duration};
@@ -12,6 +13,7 @@ use tidegate_core::{
 };
 use tracing_subscriber::{EnvFilter, Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
+pub(crate) use self::role::RoleLog;
 use self::{files::LogFiles, flood::Flood};
 
 /// Form of the log.

@@ -65,18 +65,33 @@ fn profiles() -> String {
         "# Profiles\n\nGenerated from the code; `cargo xtask docs` writes it anew.\n\n\
          A listener with a `profile` has, beside everything that a listener has, the paths and the metric names by which an \
          older system was operated:\n\n```yaml\nlisteners:\n  - { bind: \"127.0.0.1:7300\" }\n  \
-         - { bind: \"127.0.0.1:8081\", profile: signal-client }\n```\n\n\
+         - { bind: \"127.0.0.1:8081\", profile: signal-client }\n  \
+         - { profile: markdown-manager-consumer, group: linting, log: logs/consumer.log }\n```\n\n\
+         Where a path of the profile is one of the node's own, the profile's document stands in its place on that listener. \
+         With `log`, what the older system wrote into its log is written into a file, in its words.\n\n\
          Each name shows what the node's own name shows; labels that a name does not have are summed up.\n",
     );
     for profile in PROFILES {
         let paths: Vec<String> = profile.paths().map(|path| format!("`{path}`")).collect();
-        out.push_str(&format!(
-            "\n## {}\n\n{}.\n\nPaths: {}.\n\n",
-            profile.name,
-            capital(profile.summary),
-            paths.join(", ")
-        ));
-        out.push_str("| Metric | The same as | Labels |\n|---|---|---|\n");
+        let (name, summary, paths) = (profile.name, capital(profile.summary), paths.join(", "));
+        out.push_str(&format!("\n## {name}\n\n{summary}.\n\nPaths: {paths}.\n"));
+        if let Some(port) = profile.port {
+            out.push_str(&format!("\nA listener without `bind` is at 127.0.0.1:{port}.\n"));
+        }
+        if profile.of_group {
+            out.push_str("\nWith `group`, the documents and figures are those of one group; without it, of all.\n");
+        }
+        if !profile.figures.is_empty() {
+            out.push_str("\n| Figure, in JSON and as a metric | Split by | Meaning |\n|---|---|---|\n");
+            for figure in profile.figures {
+                let label = figure.label.map(|label| format!("`{label}`")).unwrap_or_default();
+                out.push_str(&format!("| `{}` | {label} | {} |\n", figure.name, figure.help));
+            }
+        }
+        if profile.metrics().next().is_none() {
+            continue;
+        }
+        out.push_str("\n| Metric | The same as | Labels |\n|---|---|---|\n");
         for (name, own, labels) in profile.metrics() {
             let labels: Vec<String> = labels.iter().map(|(name, own)| format!("`{name}` is `{own}`")).collect();
             out.push_str(&format!("| `{name}` | `{own}` | {} |\n", labels.join(", ")));

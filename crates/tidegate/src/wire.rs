@@ -14,9 +14,7 @@ use std::{
 
 use bytestring::ByteString;
 use serde_json::json;
-use tidegate_control::{
-    Control, ControlParts, Intake, Metrics, NodeFacts, Profile, Reply, Role, Token, Tokens, Upstream,
-};
+use tidegate_control::{Control, ControlParts, Intake, Metrics, NodeFacts, Reply, Role, Token, Tokens, Upstream};
 use tidegate_core::{
     clock::Clock,
     cloudevents::PlainDefaults,
@@ -36,7 +34,7 @@ use tokio::net::TcpListener;
 use self::{door::Door, schemas::Schemas};
 use crate::{
     config::{self, Config, GroupConfig, ResultsConfig, forwarder},
-    log::Log,
+    log::{Log, RoleLog},
     preflight::Checked,
 };
 
@@ -75,6 +73,9 @@ impl Node {
         let watch = clock.stopwatch();
         let notices = Notices::default();
         notices.listen(Log::new(clock.clone()));
+        for (path, mounted) in config.listeners.iter().filter_map(|one| Some((one.log.as_ref()?, one.mounted()?))) {
+            notices.listen(RoleLog::open(path, mounted, clock.clone())?);
+        }
         let metrics = Metrics::listening(&notices);
         let store = tidegate_store::open_engine(opening(config, &clock, &notices)).await?;
         let fingerprint = ByteString::from(config.fingerprint());
@@ -142,6 +143,7 @@ impl Node {
             supervisor: supervisor.clone(),
             metrics,
             config: ByteString::from(config.fingerprint()),
+            work: config.work(),
             tokens: tokens(config),
             node: facts(config),
             data: Some(config.node.data.clone()),
@@ -153,8 +155,8 @@ impl Node {
         let mut addresses = Vec::new();
         for ((listener, address), settings) in listeners.into_iter().zip(&config.listeners) {
             cx.notices.emit(&Notice::ListenerBound { address: address.to_string() });
-            let profile = settings.profile.as_deref().and_then(Profile::find);
-            supervisor.service(Door::new(listener, address, control.router(profile)?, doors_stop.clone()));
+            let router = control.router(settings.mounted())?;
+            supervisor.service(Door::new(listener, address, router, doors_stop.clone()));
             addresses.push(address);
         }
         let listeners_file = config.node.data.join("run").join("listeners.json");
@@ -235,10 +237,10 @@ async fn bind(config: &Config) -> Result<Vec<(TcpListener, SocketAddr)>> {
     let mut listeners = Vec::new();
     for listener in &config.listeners {
         let fault = |error: std::io::Error| {
-            let note = format!("listen on {}: {error}", listener.bind);
+            let note = format!("listen on {}: {error}", listener.address());
             Fault::unavailable(Origin::Tidegate, note)
         };
-        let open = TcpListener::bind(listener.bind).await.map_err(fault)?;
+        let open = TcpListener::bind(listener.address()).await.map_err(fault)?;
         let address = open.local_addr().map_err(fault)?;
         listeners.push((open, address));
     }
@@ -364,7 +366,7 @@ fn facts(config: &Config) -> NodeFacts {
 fn write_listeners(file: &Path, config: &Config, addresses: &[SocketAddr]) -> Result<()> {
     let pairs = config.listeners.iter().zip(addresses);
     let listeners: Vec<_> = pairs
-        .map(|(listener, address)| json!({ "bind": listener.bind.to_string(), "address": address.to_string() }))
+        .map(|(listener, address)| json!({ "bind": listener.address().to_string(), "address": address.to_string() }))
         .collect();
     let document = json!({ "pid": std::process::id(), "listeners": listeners });
     let write = || -> std::io::Result<()> {

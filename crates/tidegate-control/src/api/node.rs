@@ -89,7 +89,7 @@ fn with_state(state: State, mut response: Response) -> Result<Response, Problem>
     responses((status = 200, description = "The metrics.", body = String, content_type = "text/plain"))
 )]
 pub(crate) async fn metrics(call: Call) -> Result<Response, Problem> {
-    let page = scrape::page(&call.api, call.profile.map_or(&[], |profile| profile.aliases)).await?;
+    let page = scrape::page(&call.api, call.profile.as_deref()).await?;
     Ok(([(header::CONTENT_TYPE, HeaderValue::from_static(text::CONTENT_TYPE))], page).into_response())
 }
 

@@ -50,6 +50,7 @@ catalogue! {
     CONFIG_INFO: Gauge "tidegate_config_info" ["fingerprint"] "Always 1; the label is the fingerprint of the configuration in force.";
     MESSAGES_ACCEPTED: Counter "tidegate_messages_accepted_total" ["stream"] "Events ever accepted by a stream.";
     MESSAGES_DUPLICATE: Counter "tidegate_messages_duplicate_total" ["stream"] "Publishes answered as duplicates since the start.";
+    MESSAGES_REFUSED: Counter "tidegate_messages_refused_total" ["stream"] "Publishes that a stream did not take since the start.";
     MESSAGES_SETTLED: Counter "tidegate_messages_settled_total" ["group", "outcome"] "Deliveries settled by a group since the start.";
     ATTEMPTS: Counter "tidegate_attempts_total" ["group", "result", "class"] "Attempts that ended since the start, by result and class of fault.";
     GROUP_MESSAGES: Gauge "tidegate_group_messages" ["group", "state"] "Events of a group that are not settled, by state.";
@@ -79,6 +80,7 @@ catalogue! {
     OUTBOX_COUNTED: Gauge "tidegate_outbox_counted_timestamp_seconds" ["source"] "When the rows of an outbox were counted last; the figures are as old as this.";
     OUTBOUND_REQUESTS: Counter "tidegate_outbound_requests_total" ["target", "result"] "Calls to a target that ended since the start.";
     REPLY: Histogram "tidegate_reply_seconds" ["source", "outcome"] "Time from a request to its answer, on paths that answer with results, by how it ended.";
+    HTTP_REQUESTS: Counter "tidegate_http_requests_total" ["status"] "Requests answered since the start, by the class of their status.";
     WAITING_REQUESTS: Gauge "tidegate_waiting_requests" [] "Requests that wait for the result of an event.";
     STORE_SYNC: Histogram "tidegate_store_sync_seconds" [] "Time that syncs of the store took.";
     STORE_BYTES: Gauge "tidegate_store_bytes" ["what"] "Bytes of the store, by what they are for.";

@@ -1,5 +1,7 @@
 //! The page of metrics: what was counted, and what is looked up now.
 
+use std::sync::Arc;
+
 use tidegate_core::{
     clock::Timestamp,
     fault::Result,
@@ -7,12 +9,12 @@ use tidegate_core::{
     store::{GroupStatus, SYNC_BOUNDS, StoreStatus},
 };
 
-use super::{alias::Alias, catalogue, counts::Counts, process::ProcessFacts, text::Page};
-use crate::{api::Api, health, system::DiskFacts};
+use super::{catalogue, counts::Counts, process::ProcessFacts, text::Page};
+use crate::{api::Api, health, profile::Mounted, system::DiskFacts};
 
-/// Writes the page, with other names for some metrics.
-pub(crate) async fn page(api: &Api, aliases: &'static [Alias]) -> Result<String> {
-    let mut page = Page::with(aliases);
+/// Writes the page, with the other names and the figures of a profile.
+pub(crate) async fn page(api: &Arc<Api>, mounted: Option<&Mounted>) -> Result<String> {
+    let mut page = Page::with(mounted.map_or(&[], |mounted| mounted.profile.aliases));
     page.family(&catalogue::BUILD_INFO).sample(&[&api.node.version], 1);
     page.family(&catalogue::CONFIG_INFO).sample(&[&api.config], 1);
     let all = api.store.groups().await?;
@@ -25,6 +27,10 @@ pub(crate) async fn page(api: &Api, aliases: &'static [Alias]) -> Result<String>
     outboxes(api, &mut page);
     breakers(api, &mut page);
     store(&api.store.status(), &mut page);
+    let mut family = page.family(&catalogue::HTTP_REQUESTS);
+    for (class, count) in api.requests.each() {
+        family.sample(&[class], count);
+    }
     page.family(&catalogue::WAITING_REQUESTS).sample(&[], api.waiters.count() as u64);
     let mut family = page.family(&catalogue::LAST_PROGRESS);
     for (component, at) in health::progress(api) {
@@ -36,7 +42,11 @@ pub(crate) async fn page(api: &Api, aliases: &'static [Alias]) -> Result<String>
         family.sample(&["free"], disk.free_bytes);
     }
     process(&mut page);
-    Ok(page.finish())
+    let figures = match mounted {
+        Some(Mounted { profile, group }) => (profile.count)(Arc::clone(api), group.clone()).await?,
+        None => Vec::new(),
+    };
+    Ok(page.finish(&figures))
 }
 
 fn seconds(at: Timestamp) -> f64 {

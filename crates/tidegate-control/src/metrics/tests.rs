@@ -13,7 +13,7 @@ fn written(notices: &[Notice]) -> String {
     }
     let mut page = Page::default();
     metrics.write(&mut page);
-    page.finish()
+    page.finish(&[])
 }
 
 fn check(notices: &[Notice], lines: &[&str]) {

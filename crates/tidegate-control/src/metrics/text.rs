@@ -10,6 +10,7 @@ use super::{
     catalogue::{MetricKind, MetricSpec},
     counts::Counts,
 };
+use crate::profile::Figure;
 
 /// Media type of the format.
 pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -46,8 +47,8 @@ impl Page {
         Family { out: &mut self.out, spec, kept: has_alias.then_some(&mut self.kept) }
     }
 
-    /// Returns the page, with the other names at its end.
-    pub(crate) fn finish(mut self) -> String {
+    /// Returns the page, with the other names and more figures at its end.
+    pub(crate) fn finish(mut self, figures: &[Figure]) -> String {
         for alias in self.aliases {
             put(&mut self.out, format_args!("# HELP {} The same as {}.\n", alias.name, alias.of.name));
             put(&mut self.out, format_args!("# TYPE {} {}\n", alias.name, alias.of.kind.as_str()));
@@ -61,6 +62,14 @@ impl Page {
                     let labels = names.zip(values.iter().map(String::as_str));
                     line(&mut self.out, (alias.name, suffix), labels, bound.as_deref(), sum);
                 }
+            }
+        }
+        for Figure { spec, parts } in figures {
+            put(&mut self.out, format_args!("# HELP {} {}\n", spec.name, spec.help));
+            put(&mut self.out, format_args!("# TYPE {} {}\n", spec.name, spec.kind()));
+            for (part, value) in parts {
+                let labels = spec.label.map(|label| (label, part.as_str()));
+                line(&mut self.out, (spec.name, ""), labels.into_iter(), None, value);
             }
         }
         self.out
@@ -154,7 +163,7 @@ mod tests {
         let mut page = Page::default();
         page.family(&catalogue::UNACCOUNTED).sample(&[], 0);
         page.family(&catalogue::OUTBOUND_REQUESTS).sample(&["a\"b\\\n", "done"], 7);
-        let text = page.finish();
+        let text = page.finish(&[]);
         assert!(
             text.contains("# TYPE tidegate_messages_unaccounted gauge\ntidegate_messages_unaccounted 0\n"),
             "{text}"
@@ -167,7 +176,7 @@ mod tests {
         let mut page = Page::default();
         let counts = Counts { buckets: vec![(0.001, 2), (0.5, 3)], above: 1, sum: 2.5 };
         page.family(&catalogue::RATE_LIMITER_WAIT).histogram(&["t"], &counts);
-        let text = page.finish();
+        let text = page.finish(&[]);
         let samples: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
         assert_eq!(
             samples,

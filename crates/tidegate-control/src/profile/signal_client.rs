@@ -6,9 +6,9 @@ use serde::Serialize;
 use tidegate_core::{clock::Timestamp, fault::Result, guard::Gate};
 use tidegate_engine::Glance;
 
-use super::Profile;
+use super::{PLAIN, Profile};
 use crate::{
-    api::{Route, routes},
+    api::routes,
     call::{Call, json},
     health,
     metrics::{alias::Alias, catalogue},
@@ -20,6 +20,7 @@ pub(super) static PROFILE: Profile = Profile {
     summary: "/live, /ready, /dlq and the metrics of a Signal bot runtime",
     routes: ROUTES,
     aliases: ALIASES,
+    ..PLAIN
 };
 
 routes! {

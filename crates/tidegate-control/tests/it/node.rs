@@ -8,7 +8,7 @@ use axum::body::Body;
 use http::{Method, Request};
 use serde_json::{Value, json};
 use tidegate_control::{
-    Control, ControlParts, Intake, Metrics, NodeFacts, Profile, ServeLimits, Token, Tokens, WarnPolicy, serve,
+    Control, ControlParts, Intake, Metrics, Mounted, NodeFacts, Profile, ServeLimits, Token, Tokens, WarnPolicy, serve,
 };
 use tidegate_core::{
     clock::Clock,
@@ -153,6 +153,7 @@ pub(crate) async fn parts(tokens: Vec<Token>) -> (ControlParts, Arc<Ailing>, Sto
         supervisor,
         metrics,
         config: "fingerprint-1".into(),
+        work: "work-1".to_owned(),
         tokens: Tokens::new(tokens),
         node: NodeFacts { name: "harbour".into(), version: "0.0.1".into(), environment: Some("test".into()) },
         data: None,
@@ -175,7 +176,8 @@ impl Node {
     /// A node whose listener has a profile.
     pub(crate) async fn with_profile(name: &str) -> Self {
         let (parts, ailing, stopper) = parts(Vec::new()).await;
-        Self::listening(parts, ailing, stopper, Some(Profile::find(name).unwrap())).await
+        Self::listening(parts, ailing, stopper, Some(Mounted { profile: Profile::find(name).unwrap(), group: None }))
+            .await
     }
 
     pub(crate) async fn of(parts: ControlParts, ailing: Arc<Ailing>, stopper: Stopper) -> Self {
@@ -183,12 +185,7 @@ impl Node {
     }
 
     #[expect(clippy::disallowed_methods, reason = "the test plays the supervisor")]
-    async fn listening(
-        parts: ControlParts,
-        ailing: Arc<Ailing>,
-        stopper: Stopper,
-        profile: Option<&'static Profile>,
-    ) -> Self {
+    async fn listening(parts: ControlParts, ailing: Arc<Ailing>, stopper: Stopper, profile: Option<Mounted>) -> Self {
         let (guard, supervisor, clock) = (parts.guards[0].clone(), parts.supervisor.clone(), parts.cx.clock.clone());
         let store = parts.store.clone();
         let tap = parts.cx.notices.tap();

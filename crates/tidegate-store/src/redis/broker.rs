@@ -11,8 +11,8 @@ use tidegate_core::{
     names::{GroupName, StreamName},
     seek::{Rehearsal, SeekTo, Sought},
     store::{
-        Appended, Broker, Claim, Claimed, Durability, GroupSpec, GroupStatus, Page, Promises, Retain, StoreStatus,
-        Stored, StreamSpec, StreamStatus,
+        Appended, Broker, Claim, Claimed, Durability, GroupSpec, GroupStatus, Page, Peer, Promises, Retain,
+        StoreStatus, Stored, StreamSpec, StreamStatus,
     },
     whereabouts::{Find, Finding, Standing, Steps},
 };
@@ -153,6 +153,13 @@ impl Broker for RedisStore {
         all.retain(|(key, _)| key.starts_with(prefix));
         all.sort();
         Ok(all)
+    }
+
+    async fn meet(&self, work: &str) -> Result<Vec<Peer>> {
+        let mut ask = self.ask(&SCRIPTS.meet);
+        ask.text(&self.options.node).text(work);
+        let mut answer = self.run(ask, "meet the other nodes").await?;
+        answer.each(|peer| Ok(Peer { node: peer.text()?, work: peer.text()? }))
     }
 
     async fn upkeep(&self) -> Result<()> {

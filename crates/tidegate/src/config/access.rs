@@ -1,23 +1,40 @@
 //! Where the node listens, and who may use what it offers there.
 
-use std::{collections::HashSet, fmt, net::SocketAddr, str::FromStr};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt,
+    net::SocketAddr,
+    path::PathBuf,
+    str::FromStr,
+};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tidegate_control::{PROFILES, Profile};
-use tidegate_core::{config::Spot, fault::Fault};
+use tidegate_control::{Mounted, PROFILES, Profile};
+use tidegate_core::{config::Spot, fault::Fault, names::GroupName};
+
+use super::GroupConfig;
 
 /// An address on which the API, health and metrics listen.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ListenerConfig {
-    /// Address and port, such as `127.0.0.1:7300`; port 0 takes a free one. An address that other machines can reach needs at least one token.
+    /// Address and port, such as `127.0.0.1:7300`; port 0 takes a free one. An address that other machines can reach needs
+    /// at least one token. May be left out where the profile has a port of its own: 127.0.0.1 and that port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "address")]
-    pub bind: SocketAddr,
+    pub bind: Option<SocketAddr>,
     /// Profile: paths and metric names by which an older system was operated, beside those of the node. `profiles.md` lists
     /// them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<String>,
+    /// The group that the documents of the profile are about; without it, all groups. Some profiles have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<GroupName>,
+    /// File for the lines of the log that the older system wrote, in its words; beside the node's own log. It is begun anew
+    /// at 8 MiB, and the one before is kept with the ending `.1`. Needs a profile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log: Option<PathBuf>,
 }
 
 impl ListenerConfig {
@@ -26,18 +43,34 @@ impl ListenerConfig {
 
     /// Returns the listeners of a configuration that names none.
     pub fn usual() -> Vec<Self> {
-        vec![Self { bind: SocketAddr::from(([127, 0, 0, 1], Self::PORT)), profile: None }]
+        vec![Self { bind: Some(Self::here(Self::PORT)), ..Self::default() }]
+    }
+
+    fn here(port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    /// Returns its profile.
+    pub fn mounted(&self) -> Option<Mounted> {
+        let profile = Profile::find(self.profile.as_deref()?)?;
+        Some(Mounted { profile, group: self.group.clone() })
+    }
+
+    /// Returns the address: its own, or that of its profile.
+    pub fn address(&self) -> SocketAddr {
+        let usual = || self.mounted().and_then(|mounted| mounted.profile.port).unwrap_or(Self::PORT);
+        self.bind.unwrap_or_else(|| Self::here(usual()))
     }
 
     /// Tells whether other machines can reach it.
     pub fn is_open_to_others(&self) -> bool {
-        !self.bind.ip().to_canonical().is_loopback()
+        !self.address().ip().to_canonical().is_loopback()
     }
 
     pub(super) fn refusal(&self) -> String {
         format!(
             "refusing to bind {} without a token: other machines could reach it; add one under tokens, or bind 127.0.0.1",
-            self.bind
+            self.address()
         )
     }
 }
@@ -127,7 +160,12 @@ impl JsonSchema for TokenHash {
 }
 
 /// Checks listeners and tokens together.
-pub(super) fn check(listeners: &[ListenerConfig], tokens: &[TokenConfig], here: &Spot<'_>) {
+pub(super) fn check(
+    listeners: &[ListenerConfig],
+    tokens: &[TokenConfig],
+    groups: &BTreeMap<GroupName, GroupConfig>,
+    here: &Spot<'_>,
+) {
     here.at("listeners").require(!listeners.is_empty(), || "a node needs at least one listener".to_owned());
     let mut bound = HashSet::new();
     for (index, listener) in listeners.iter().enumerate() {
@@ -137,10 +175,27 @@ pub(super) fn check(listeners: &[ListenerConfig], tokens: &[TokenConfig], here: 
         {
             here.at("profile").unknown("profile", profile, PROFILES.iter().map(|profile| profile.name));
         }
-        let here = here.at("bind");
+        let profile = listener.mounted().map(|mounted| mounted.profile);
+        if listener.bind.is_none()
+            && profile.is_none_or(|profile| profile.port.is_none())
+            && (listener.profile.is_none() || profile.is_some())
+        {
+            here.at("bind").error("is missing, and there is no profile with a port of its own".to_owned());
+            continue;
+        }
+        if let Some(group) = &listener.group {
+            let fits = profile.is_some_and(|profile| profile.of_group);
+            here.at("group").require(fits, || "only the profiles of a consumer are about one group".to_owned());
+            if !groups.contains_key(group) {
+                here.at("group").unknown("group", group.as_str(), groups.keys().map(GroupName::as_str));
+            }
+        }
+        let speaks = listener.log.is_none() || listener.profile.is_some();
+        here.at("log").require(speaks, || "needs a profile, whose words it has".to_owned());
+        let (here, address) = (here.at("bind"), listener.address());
         here.require(!listener.is_open_to_others() || !tokens.is_empty(), || listener.refusal());
-        let fresh = listener.bind.port() == 0 || bound.insert(listener.bind);
-        here.require(fresh, || format!("another listener has {} already", listener.bind));
+        let fresh = address.port() == 0 || bound.insert(address);
+        here.require(fresh, || format!("another listener has {address} already"));
     }
     let (mut names, mut hashes) = (HashSet::new(), HashSet::new());
     for (index, token) in tokens.iter().enumerate() {

@@ -131,7 +131,7 @@ fn unknown_keys_are_named_with_the_nearest_one() {
     go("version: 1", "version: 1\ngroup: {}", "group", "groups", "streams");
     go("url:", "uri:", "groups.deliver.sink.uri", "url", "secret");
     go("path:", "pth:", "sources.intake.pth", "path", "defaults");
-    go("bind:", "bid:", "listeners[0].bid", "bind", "(known: bind, profile)");
+    go("bind:", "bid:", "listeners[0].bid", "bind", "(known: bind, profile, group, log)");
     check(
         "count: 1000000",
         "letters: 1",
@@ -456,6 +456,18 @@ fn a_profile_is_one_of_those_that_there_are_and_shares_no_path() {
         errors[0].contains("listeners[0].profile") && errors[0].contains("did you mean \"signal-client\"?"),
         "{errors:?}"
     );
+    let listener = |text: &str| SAMPLE.replacen("bind: \"127.0.0.1:7300\"", text, 1);
+    let consumer = read(&listener("profile: markdown-manager-consumer, group: deliver, log: c.log")).unwrap();
+    assert_eq!(consumer.listeners[0].address().to_string(), "127.0.0.1:8081");
+    for (text, expect) in [
+        ("profile: signal-client", "listeners[0].bind: is missing"),
+        ("profile: markdown-manager-relay, group: deliver", "listeners[0].group: only the profiles of a consumer"),
+        ("profile: markdown-manager-consumer, group: delivver", "did you mean \"deliver\"?"),
+        ("bind: \"127.0.0.1:1\", log: x.log", "listeners[0].log: needs a profile"),
+    ] {
+        let errors = refused(&listener(text));
+        assert!(errors[0].contains(expect), "{errors:?}");
+    }
     let errors = refused(&with("signal-client").replacen("path: /orders", "path: /ready", 1));
     assert!(errors[0].contains("sources.intake.path: profile signal-client has the same path"), "{errors:?}");
 }

@@ -139,3 +139,35 @@ async fn a_check_says_what_may_be_lost_and_that_a_server_is_not_there() {
     assert!(err.contains("engine: found ") && err.contains("Redis cannot be reached"), "{err}");
     assert_eq!(run(&["--offline"]).0, 0);
 }
+
+#[tokio::test]
+async fn nodes_that_share_a_server_say_when_they_work_differently() {
+    let server = RedisServer::start(&SAFE);
+    let receiver = Receiver::start().await;
+    let of = |name: &str, retry: &str| {
+        let config = sample(&server, &receiver);
+        assert!(config.contains("name: harbour") && config.contains("attempts: 8"), "{config}");
+        Berth::new(&config.replace("name: harbour", &format!("name: {name}")).replace("attempts: 8", retry))
+    };
+    let (first, second) = (of("first", "attempts: 8"), of("second", "attempts: 9"));
+    let (one, other) = (first.start().await, second.start().await);
+    let peers = async |node: &Node| {
+        let health = node.get("/health/detailed").await;
+        health["components"].as_array().unwrap().iter().find(|part| part["component"] == "peers").cloned()
+    };
+    for (node, whom) in [(&one, "second"), (&other, "first")] {
+        let differs = || async { peers(node).await.filter(|part| part["state"] == "degraded") };
+        let part = until("the difference is seen", differs).await;
+        let cause = part["cause"].as_str().unwrap();
+        assert!(cause.contains("configured differently") && cause.contains(whom), "{cause}");
+    }
+    other.stop().await;
+    let alone = || async { peers(&one).await.is_none().then_some(()) };
+    until("who left is forgotten", alone).await;
+    let third = of("second", "attempts: 8");
+    let same = third.start().await;
+    let agree = || async { peers(&one).await.filter(|part| part["state"] == "healthy") };
+    until("they agree", agree).await;
+    same.stop().await;
+    one.stop().await;
+}

@@ -9,6 +9,7 @@ use crate::node::{Berth, Node, tidegate, told, until};
 
 const CONFIG: &str = r#"
 version: 1
+listeners: [{ bind: "127.0.0.1:0" }, { profile: markdown-manager-relay, log: logs/relay.log }]
 streams: { users: { dedupe: { window: 1d } }, odd: {} }
 targets: { db: { timeout: 5s, breaker: { cooldown: 1s } } }
 sources:
@@ -60,7 +61,9 @@ async fn an_outbox_is_made_verified_relayed_over_a_kill_and_shown() {
     until("it publishes", || async { (published(&node).await > 0).then_some(()) }).await;
     node.kill().await;
     server.psql(&insert(2000, 2010));
-    let node = berth.start().await;
+    let mut command = berth.command();
+    command.args(["--listen", "127.0.0.1:0"]);
+    let node = berth.start_by(command).await;
     let is_empty =
         || async { (server.psql("SELECT count(*) FROM identity.outbox WHERE NOT published") == "0").then_some(()) };
     until("everything is marked", is_empty).await;
@@ -88,5 +91,45 @@ async fn an_outbox_is_made_verified_relayed_over_a_kill_and_shown() {
         (&1.into(), &1.into()),
         "{shown}"
     );
+    the_relay_is_watched_by_its_old_names(&berth, &node, &server).await;
     node.stop().await;
+}
+
+async fn the_relay_is_watched_by_its_old_names(berth: &Berth, node: &Node, server: &PostgresServer) {
+    let listeners = std::fs::read(berth.data().join("run/listeners.json")).unwrap();
+    let listeners: Value = serde_json::from_slice(&listeners).unwrap();
+    let url = format!("http://{}", listeners["listeners"][1]["address"].as_str().unwrap());
+    let get = async |path: &str| node.client.get(format!("{url}{path}")).send().await.unwrap();
+    let json = async |path: &str| get(path).await.json::<Value>().await.unwrap();
+    let metrics = json("/metrics").await;
+    // A life before this one brought some of the 2010 rows, and one of these was parked.
+    let brought = metrics["events_published_total"]["users"].as_u64().unwrap();
+    assert!((10..=2010).contains(&brought), "{metrics}");
+    let rate = (brought as f64 * 10_000.0 / (brought + 1) as f64).round() / 100.0;
+    assert_eq!(metrics["publish_success_total"], brought);
+    assert_eq!((&metrics["publish_failure_total"], &metrics["success_rate"]), (&1.into(), &rate.into()), "{metrics}");
+    assert_eq!((&metrics["events_dlq_total"]["users"], &metrics["outbox_backlog"]), (&1.into(), &0.into()));
+    assert_eq!(metrics["metrics"]["publish_success_total"], brought, "old clients look one level down");
+    assert!(metrics["recent_errors"][0]["error"].as_str().unwrap().contains("control character"), "{metrics}");
+    let page = get("/metrics/prometheus").await.text().await.unwrap();
+    assert!(page.contains(&format!("\nevents_published_total{{topic=\"users\"}} {brought}\n")), "{page}");
+    let asked = node.client.get(format!("{url}/metrics")).header("accept", "text/plain;version=0.0.4").send().await;
+    assert!(asked.unwrap().text().await.unwrap().contains("\noutbox_backlog 0\n"));
+    assert_eq!(json("/health").await["service"], "relay-service");
+    let log = std::fs::read_to_string(berth.path().join("logs/relay.log")).unwrap();
+    assert!(log.lines().any(|line| line.contains("Moved event ") && line.contains(" to DLQ")), "{log}");
+
+    let (exit, _, err) = node.cli(&["module", "pause", "outbox", "--reason", "test"]);
+    assert_eq!(exit, 0, "{err}");
+    server.psql(&insert(3000, 3101));
+    let (exit, _, err) = node.cli(&["module", "resume", "outbox"]);
+    assert_eq!(exit, 0, "{err}");
+    until("all is published", || async {
+        (json("/metrics").await["publish_success_total"] == brought + 101).then_some(())
+    })
+    .await;
+    let health = json("/health/detailed").await;
+    assert_eq!(health["services"]["database"]["status"], "healthy", "{health}");
+    assert_eq!(health["services"]["redis"]["details"]["engine"], "embedded", "{health}");
+    assert!(health["services"]["outbox"]["backlog"].is_u64(), "{health}");
 }
