@@ -135,6 +135,8 @@ pub const EXPIRY_TIME: &str = "expirytime";
 pub const TIMEOUT: &str = "timeout";
 /// Extension attribute of W3C trace context.
 pub const TRACE_PARENT: &str = "traceparent";
+/// Extension attribute of an event that another program wrote past the node: what keeps it from being an envelope v1.
+pub const ENVELOPE_FAULT: &str = "envelopefault";
 /// Extension attribute that ties events of one story together.
 pub const CORRELATION_ID: &str = "correlationid";
 

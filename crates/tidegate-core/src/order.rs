@@ -27,6 +27,15 @@ impl OrderBy {
         self.with_value(event, hash)
     }
 
+    /// Returns what stands at the place as text: a string of JSON without its quotes, anything else as it is written.
+    pub fn text(&self, event: &Event) -> Option<String> {
+        let written = self.with_value(event, |value| String::from_utf8_lossy(value).into_owned())?;
+        match self {
+            Self::Data(_) => Some(serde_json::from_str::<String>(&written).unwrap_or(written)),
+            Self::Attribute(_) => Some(written),
+        }
+    }
+
     /// Hands what stands at the place to `take`, JSON as it is written; none when nothing stands there.
     pub(crate) fn with_value<R>(&self, event: &Event, take: impl FnOnce(&[u8]) -> R) -> Option<R> {
         match self {

@@ -16,7 +16,7 @@ use tidegate_core::{
 use crate::{
     http::HttpClient,
     sink::{exec, file as file_sink, postgres as postgres_sink, pull, stdout, stream as stream_sink, webhook},
-    source::{cron, file, http, postgres_outbox, stdin, stream},
+    source::{cron, file, http, postgres_outbox, redis_list, stdin, stream},
 };
 
 macro_rules! sources {
@@ -64,6 +64,7 @@ pub const ALL: &[ModuleSpec] = &[
     file::SPEC,
     http::SPEC,
     postgres_outbox::SPEC,
+    redis_list::SPEC,
     stdin::SPEC,
     stream::SPEC,
     exec::SPEC,
@@ -84,6 +85,8 @@ sources! {
     "http" => Http(http::HttpConfig),
     /// Brings the rows of a transactional outbox in PostgreSQL.
     "postgres_outbox" => PostgresOutbox(postgres_outbox::OutboxConfig),
+    /// Watches how long a list of another Redis is.
+    "redis_list" => RedisList(redis_list::RedisListConfig),
     /// Brings the lines of standard input.
     "stdin" => Stdin(stdin::StdinConfig),
     /// Brings the events of another stream.

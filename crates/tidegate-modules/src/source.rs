@@ -5,5 +5,6 @@ pub mod file;
 pub mod http;
 pub mod lines;
 pub mod postgres_outbox;
+pub mod redis_list;
 pub mod stdin;
 pub mod stream;

@@ -55,7 +55,7 @@ use self::{
 use crate::Look;
 
 /// Number of the layout of the keys.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// How a store in Redis is opened.
 #[derive(Clone)]

@@ -14,10 +14,11 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::{
     Settings, clock,
     http::Connection,
-    node::{Berth, Owned},
+    node::{Berth, CONFIGURATION, Owned},
     publisher::Shared,
+    server::Redis,
     ui,
-    worker::HOME,
+    worker::{ADDRESS, HOME},
 };
 
 const WORKERS: usize = 4;
@@ -29,6 +30,8 @@ const WAITING_MAX: u64 = 100_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Victim {
     Node,
+    /// The server that the nodes share.
+    Server,
     /// The worker with this log.
     Worker(usize),
 }
@@ -86,8 +89,9 @@ impl Samples {
 
 /// The processes of a run.
 pub(crate) struct Chaos<'a> {
-    pub(crate) berth: Berth,
-    node: Owned,
+    nodes: Vec<(Berth, Owned)>,
+    /// The server that the nodes share.
+    redis: Option<Redis>,
     workers: Vec<(usize, Owned)>,
     dir: PathBuf,
     /// Instant at which workers end in any case.
@@ -102,14 +106,25 @@ pub(crate) struct Chaos<'a> {
 
 impl<'a> Chaos<'a> {
     pub(crate) fn start(dir: &Path, settings: &Settings, shared: &'a Shared) -> Result<Self> {
-        let mut berth = Berth::new(dir, &settings.binary)?;
-        let mut node = berth.spawn()?;
-        shared.node.set(Some(berth.wait_until_ready(&mut node)?));
+        let redis = if settings.nodes > 1 || settings.redis { Some(Redis::start(dir)?) } else { None };
+        let engine =
+            redis.as_ref().map_or_else(|| "embedded".to_owned(), |redis| format!("redis://127.0.0.1:{}/0", redis.port));
+        let mut nodes = Vec::new();
+        for number in 0..settings.nodes {
+            let name = format!("name: torture-{number}");
+            let configuration = CONFIGURATION.replace("ENGINE", &engine).replace("name: torture", &name);
+            let mut berth = Berth::new(&dir.join(format!("node-{number}")), &settings.binary, &configuration)?;
+            let node = berth.spawn()?;
+            nodes.push((berth, node));
+        }
         let end = clock::after(Duration::from_secs(settings.seconds + 600));
         let (workers, kills) = (Vec::new(), Vec::new());
         let dir = dir.to_owned();
         let mut chaos =
-            Self { berth, node, workers, dir, end, logs: 0, shared, kills, early_kills: 0, slowest_start: 0 };
+            Self { nodes, redis, workers, dir, end, logs: 0, shared, kills, early_kills: 0, slowest_start: 0 };
+        for number in 0..settings.nodes {
+            chaos.wait_until_ready(number)?;
+        }
         for _ in 0..WORKERS {
             chaos.start_worker()?;
         }
@@ -118,6 +133,30 @@ impl<'a> Chaos<'a> {
 
     pub(crate) fn logs(&self) -> usize {
         self.logs
+    }
+
+    /// Lines of the nodes' logs that speak of damage or a panic.
+    pub(crate) fn alarms(&self) -> Vec<String> {
+        self.nodes.iter().flat_map(|(berth, _)| berth.alarms()).collect()
+    }
+
+    pub(crate) fn redis_kills(&self) -> Option<usize> {
+        self.redis.as_ref().map(|redis| redis.kills)
+    }
+
+    fn wait_until_ready(&mut self, number: usize) -> Result<()> {
+        let (berth, node) = &mut self.nodes[number];
+        let address = berth.wait_until_ready(node)?;
+        self.tell(number, Some(address))
+    }
+
+    /// Tells publishers and workers where a node is, each in one step.
+    fn tell(&self, number: usize, address: Option<std::net::SocketAddr>) -> Result<()> {
+        self.shared.node.set(number, address);
+        let draft = self.dir.join("address.draft");
+        fs::write(&draft, self.shared.node.lines())?;
+        fs::rename(draft, self.dir.join(ADDRESS))?;
+        Ok(())
     }
 
     fn start_worker(&mut self) -> Result<()> {
@@ -138,8 +177,12 @@ impl<'a> Chaos<'a> {
             .map(|number| (start + random.u64(length / 20..length - length / 20), number % 2 == 0))
             .collect();
         moments.sort_unstable();
-        for (at, is_node) in moments {
+        let servers = if self.redis.is_some() { settings.server_kills.min(settings.kills) } else { 0 };
+        for (index, (at, is_node)) in moments.into_iter().enumerate() {
             clock::wait_until(at);
+            if index * servers / (settings.kills * 2) < (index + 1) * servers / (settings.kills * 2) {
+                self.kill_redis(&mut random)?;
+            }
             if is_node {
                 self.kill_node(&mut random, samples.most())?;
                 samples.clear();
@@ -156,25 +199,38 @@ impl<'a> Chaos<'a> {
         Ok(())
     }
 
-    /// Kills the node and starts it anew; one time in four the next one is killed while it starts.
-    pub(crate) fn kill_node(&mut self, random: &mut fastrand::Rng, sampled: Option<u64>) -> Result<()> {
-        self.shared.node.set(None);
-        self.berth.tell(None)?;
+    /// Kills the server that the nodes share and starts it anew on what it has on disk.
+    fn kill_redis(&mut self, random: &mut fastrand::Rng) -> Result<()> {
+        let Some(redis) = &mut self.redis else { return Ok(()) };
         let from = clock::now();
-        self.node.kill("the node")?;
+        redis.kill()?;
+        clock::pause(Duration::from_millis(random.u64(1..1_000)));
+        redis.run()?;
+        // What a claim or a settle without an answer did is known to nobody.
+        self.kills.push(Kill { victim: Victim::Server, from, to: clock::now(), sampled: None });
+        ui::step("Redis killed and back");
+        Ok(())
+    }
+
+    /// Kills a node and starts it anew; one time in four the next one is killed while it starts.
+    pub(crate) fn kill_node(&mut self, random: &mut fastrand::Rng, sampled: Option<u64>) -> Result<()> {
+        let number = random.usize(..self.nodes.len());
+        self.tell(number, None)?;
+        let (berth, node) = &mut self.nodes[number];
+        let from = clock::now();
+        node.kill("the node")?;
         self.kills.push(Kill { victim: Victim::Node, from, to: clock::now(), sampled });
         if random.u8(..4) == 0 {
-            let mut early = self.berth.spawn()?;
+            let mut early = berth.spawn()?;
             clock::pause(Duration::from_micros(random.u64(1_000..80_000)));
             early.kill("a starting node")?;
             self.early_kills += 1;
         }
         let began = clock::now();
-        self.node = self.berth.spawn()?;
-        let address = self.berth.wait_until_ready(&mut self.node)?;
+        *node = berth.spawn()?;
+        self.wait_until_ready(number)?;
         let took = clock::now() - began;
         self.slowest_start = self.slowest_start.max(took);
-        self.shared.node.set(Some(address));
         let sampled = sampled.map_or_else(|| "no sample of what was".to_owned(), |count| count.to_string());
         ui::step(format!("node killed with {sampled} in flight, ready again after {} ms", took / 1_000_000));
         Ok(())

@@ -25,7 +25,7 @@ impl Batch {
     /// Tells whether its deliveries were lent at a kill that takes them back.
     pub(crate) fn was_hit(&self, kill: &Kill) -> bool {
         match kill.victim {
-            Victim::Node => self.from <= kill.to && kill.from <= self.to,
+            Victim::Node | Victim::Server => self.from <= kill.to && kill.from <= self.to,
             Victim::Worker(log) => self.log == log && !self.is_settled,
         }
     }

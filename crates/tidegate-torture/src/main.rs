@@ -5,7 +5,10 @@ mod clock;
 mod effects;
 mod http;
 mod node;
+mod outbox;
 mod publisher;
+mod resp;
+mod server;
 mod ui;
 mod verdict;
 mod worker;
@@ -18,6 +21,7 @@ use clap::{Parser, Subcommand};
 use crate::{
     chaos::{Chaos, Samples},
     effects::Effects,
+    outbox::Outbox,
     publisher::{PUBLISHERS, Record, Shared, publish},
     verdict::{Told, Verdict, audit},
     worker::Worker,
@@ -27,16 +31,18 @@ use crate::{
 const DRAIN: Duration = Duration::from_secs(120);
 
 #[derive(Debug, Parser)]
-#[command(version, about)]
+#[command(version, about, args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
-    command: Option<Hidden>,
+    command: Option<Other>,
     #[command(flatten)]
     settings: Settings,
 }
 
 #[derive(Debug, Subcommand)]
-enum Hidden {
+enum Other {
+    /// Kills the relay of an outbox while sessions write into it, and compares the stream with the table.
+    Outbox(Outbox),
     #[command(hide = true)]
     Worker(Worker),
 }
@@ -53,6 +59,15 @@ pub(crate) struct Settings {
     /// How often the node is killed; workers as often.
     #[arg(long, default_value_t = 20)]
     kills: usize,
+    /// How many nodes share the work; more than one do so on a Redis of the run.
+    #[arg(long, default_value_t = 1, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..10))]
+    nodes: usize,
+    /// Whether a single node keeps its streams in a Redis too.
+    #[arg(long)]
+    redis: bool,
+    /// How often that Redis is killed, at most as often as the nodes.
+    #[arg(long, default_value_t = 5)]
+    server_kills: usize,
     /// Seed of the moments and of the load.
     #[arg(long, default_value_t = fastrand::u64(..))]
     seed: u64,
@@ -64,7 +79,8 @@ pub(crate) struct Settings {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let result = match &cli.command {
-        Some(Hidden::Worker(worker)) => worker.run(),
+        Some(Other::Worker(worker)) => worker.run(),
+        Some(Other::Outbox(outbox)) => outbox.run(),
         None => run(&cli.settings),
     };
     match result {

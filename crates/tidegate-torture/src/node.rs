@@ -11,15 +11,16 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::{clock, worker::ADDRESS};
+use crate::clock;
 
 /// Longest wait for a node to be ready.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-const CONFIGURATION: &str = "\
+/// Configuration of a node with workers, for the engine that is named in it.
+pub(crate) const CONFIGURATION: &str = "\
 version: 1
 node: { name: torture, data: ./data, environment: development }
-engine: embedded
+engine: ENGINE
 listeners: [ { bind: \"127.0.0.1:0\" } ]
 streams:
   work: { durability: sync, dedupe: { window: 10m, entries: 5000000 }, max_backlog: 10000000 }
@@ -76,8 +77,9 @@ pub(crate) struct Berth {
 }
 
 impl Berth {
-    pub(crate) fn new(dir: &Path, binary: &Path) -> Result<Self> {
-        fs::write(dir.join("tidegate.yaml"), CONFIGURATION)?;
+    pub(crate) fn new(dir: &Path, binary: &Path, configuration: &str) -> Result<Self> {
+        fs::create_dir_all(dir)?;
+        fs::write(dir.join("tidegate.yaml"), configuration)?;
         let binary = fs::canonicalize(binary).with_context(|| format!("find {}", binary.display()))?;
         Ok(Self { dir: dir.to_owned(), binary, starts: 0 })
     }
@@ -95,7 +97,7 @@ impl Berth {
         self.dir.join(format!("node-{}.log", self.starts))
     }
 
-    /// Waits until a node answers, and tells the workers where it is.
+    /// Waits until a node answers, and returns where it is.
     pub(crate) fn wait_until_ready(&self, node: &mut Owned) -> Result<SocketAddr> {
         let (listeners, deadline) = (self.dir.join("data/run/listeners.json"), clock::after(PATIENCE));
         let log = || fs::read_to_string(self.log()).unwrap_or_default();
@@ -105,26 +107,11 @@ impl Berth {
             }
             let address = address(&listeners, node.0.id());
             if let Some(address) = address.filter(|address| crate::http::get(*address, "/readyz").is_ok()) {
-                self.tell(Some(address))?;
                 return Ok(address);
             }
             ensure!(clock::now() < deadline, "the node is not ready: {}", log());
             clock::pause(Duration::from_millis(2));
         }
-    }
-
-    /// Tells the workers where the node is, in one step.
-    pub(crate) fn tell(&self, address: Option<SocketAddr>) -> Result<()> {
-        let path = self.dir.join(ADDRESS);
-        match address {
-            Some(address) => {
-                let draft = self.dir.join("address.draft");
-                fs::write(&draft, address.to_string())?;
-                fs::rename(draft, path)?;
-            }
-            None => fs::remove_file(path)?,
-        }
-        Ok(())
     }
 
     /// Returns lines of the nodes' logs that speak of damage or a panic.

@@ -1,9 +1,10 @@
 //! Publishers: single events at full speed, each with the same id until it is answered.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -25,17 +26,30 @@ pub(crate) const KEYS: usize = 64;
 /// Source of all events.
 const SOURCE: &str = "/torture";
 
-/// Where the node is now; nowhere between a kill and the next start.
+/// Where each node is now; nowhere between a kill and the next start.
 #[derive(Debug, Default)]
-pub(crate) struct Where(Mutex<Option<SocketAddr>>);
+pub(crate) struct Where(Mutex<BTreeMap<usize, SocketAddr>>);
 
 impl Where {
-    pub(crate) fn set(&self, address: Option<SocketAddr>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = address;
+    fn all(&self) -> MutexGuard<'_, BTreeMap<usize, SocketAddr>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(crate) fn set(&self, node: usize, address: Option<SocketAddr>) {
+        match address {
+            Some(address) => self.all().insert(node, address),
+            None => self.all().remove(&node),
+        };
+    }
+
+    /// One of those that run.
     pub(crate) fn get(&self) -> Option<SocketAddr> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        fastrand::choice(self.all().values().copied())
+    }
+
+    /// A line for each that runs.
+    pub(crate) fn lines(&self) -> String {
+        self.all().values().map(|address| format!("{address}\n")).collect()
     }
 }
 

@@ -72,7 +72,7 @@ pub(crate) struct Verdict {
 }
 
 impl Verdict {
-    fn show(&mut self, what: &str, value: impl ToString) {
+    pub(crate) fn show(&mut self, what: &str, value: impl ToString) {
         self.rows.push((what.to_owned(), value.to_string(), ""));
     }
 
@@ -87,7 +87,7 @@ impl Verdict {
     }
 
     /// Adds a line that lists what must not be.
-    fn none(&mut self, what: &str, found: &[String]) {
+    pub(crate) fn none(&mut self, what: &str, found: &[String]) {
         self.demand(what, found.len(), found.is_empty(), found);
     }
 
@@ -129,8 +129,12 @@ impl Verdict {
         self.show("kills of the node", nodes);
         self.show("kills of a node that was still starting", chaos.early_kills);
         self.show("slowest start, ms", chaos.slowest_start / 1_000_000);
-        self.show("kills of workers", chaos.kills.len() - nodes);
-        let alarms = chaos.berth.alarms();
+        if let Some(kills) = chaos.redis_kills() {
+            self.show("kills of Redis", kills);
+        }
+        let workers = chaos.kills.iter().filter(|kill| matches!(kill.victim, Victim::Worker(_))).count();
+        self.show("kills of workers", workers);
+        let alarms = chaos.alarms();
         self.show("alarms in the log of the node", alarms.len());
         for alarm in alarms.iter().take(5) {
             ui::step(format!("log: {alarm}"));

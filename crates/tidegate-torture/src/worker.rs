@@ -23,7 +23,7 @@ use crate::{
 /// Wait after a connection that was refused or lost.
 pub(crate) const AGAIN_AFTER: Duration = Duration::from_millis(20);
 
-/// File with the address of the node; absent while there is none.
+/// File with the addresses of the nodes that run, a line for each.
 pub(crate) const ADDRESS: &str = "address";
 
 /// File whose presence sends the workers home.
@@ -108,7 +108,9 @@ fn effect(log: &mut File, delivery: &Value) -> Result<()> {
 /// Asks once; none when there was no answer, or the node said that it cannot now.
 fn ask(dir: &Path, connection: &mut Option<Connection>, path: &str, body: &Value) -> Option<Answer> {
     if connection.is_none() {
-        let address: Option<SocketAddr> = fs::read_to_string(dir.join(ADDRESS)).ok().and_then(|text| text.parse().ok());
+        let text = fs::read_to_string(dir.join(ADDRESS)).unwrap_or_default();
+        let all: Vec<SocketAddr> = text.lines().filter_map(|line| line.parse().ok()).collect();
+        let address = fastrand::choice(all);
         *connection = address.and_then(|address| Connection::open(address).ok());
     }
     let answer = connection.as_mut().and_then(|open| open.post(path, body).ok());

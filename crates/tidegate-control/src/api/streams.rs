@@ -59,6 +59,8 @@ pub(crate) struct Stream {
     duplicates: u64,
     /// Positions lost to damage of the store.
     quarantined: u64,
+    /// Unsettled events of the slowest group.
+    backlog: u64,
     /// Groups that read it.
     groups: Vec<String>,
 }
@@ -74,6 +76,7 @@ impl From<StreamStatus> for Stream {
             accepted: status.accepted,
             duplicates: status.duplicates,
             quarantined: status.quarantined,
+            backlog: status.backlog,
             groups: status.groups.into_iter().map(String::from).collect(),
         }
     }

@@ -72,6 +72,7 @@ catalogue! {
     RATE_LIMITER_WAIT: Histogram "tidegate_rate_limiter_wait_seconds" ["target"] "Time that calls waited for their turn; calls that did not wait count as 0.";
     BREAKER_STATE: Gauge "tidegate_breaker_state" ["target", "state"] "1 for the state that the breaker of a target is in, 0 for the others.";
     SOURCE_REJECTED: Counter "tidegate_source_rejected_total" ["source"] "Pieces of input of a source that were no events, since the start.";
+    QUEUE_DEPTH: Gauge "tidegate_queue_depth" ["queue"] "Items that wait in a list of another Redis.";
     OUTBOX_BACKLOG: Gauge "tidegate_outbox_backlog" ["source"] "Rows of an outbox that are not published; parked ones aside.";
     OUTBOX_BACKING_OFF: Gauge "tidegate_outbox_backing_off" ["source"] "Rows of an outbox that failed and wait for their next attempt.";
     OUTBOX_PARKED: Gauge "tidegate_outbox_parked" ["source"] "Rows of an outbox that failed for good and wait for somebody.";

@@ -25,6 +25,7 @@ pub(crate) async fn page(api: &Arc<Api>, mounted: Option<&Mounted>) -> Result<St
     groups(&all, &mut page);
     api.metrics.write(&mut page);
     outboxes(api, &mut page);
+    queues(api, &mut page);
     breakers(api, &mut page);
     store(&api.store.status(), &mut page);
     let mut family = page.family(&catalogue::HTTP_REQUESTS);
@@ -144,6 +145,18 @@ fn outboxes(api: &Api, page: &mut Page) {
     {
         if let Ok(at) = Timestamp::parse(at) {
             family.sample(&[source], seconds(at));
+        }
+    }
+}
+
+/// Writes what sources know of the queues of others; nothing before they have looked, and nothing that is old because the
+/// server does not answer.
+fn queues(api: &Api, page: &mut Page) {
+    let modules = api.modules.list().unwrap_or_default();
+    let mut family = page.family(&catalogue::QUEUE_DEPTH);
+    for queue in modules.iter().filter_map(|one| one.details.get("queue")).filter(|queue| queue["fault"].is_null()) {
+        if let (Some(name), Some(depth)) = (queue["name"].as_str(), queue["depth"].as_u64()) {
+            family.sample(&[name], depth);
         }
     }
 }

@@ -41,6 +41,7 @@ use tidegate_core::{
     fault::{Fault, Result},
     limits,
     names::{StreamName, TargetName},
+    order::OrderBy,
 };
 
 #[cfg(feature = "postgres")]
@@ -58,6 +59,11 @@ pub const SPEC: ModuleSpec = ModuleSpec {
     summary: "brings the rows of a transactional outbox in PostgreSQL",
     schema: || schemars::schema_for!(OutboxConfig),
 };
+
+/// Tells whether an attribute comes from the payload and not from a column.
+fn is_path(from: &str) -> bool {
+    from.starts_with("data.")
+}
 
 /// Shortest time between two looks at the table.
 const POLL_MIN: Time = Time::from_millis(10);
@@ -83,7 +89,8 @@ pub struct OutboxConfig {
     /// Names of its columns.
     #[serde(default)]
     pub columns: Columns,
-    /// Further attributes of the events, each with the column that holds it, such as `{ tenantid: tenant_id }`.
+    /// Further attributes of the events, each with the column that holds it, such as `{ tenantid: tenant_id }`, or with a
+    /// path in the payload, such as `{ tenantid: data.tenant_id }`.
     #[serde(default)]
     pub attributes: BTreeMap<String, String>,
     /// CloudEvents `source` of the events; default: `/` and the table. With the id it makes an event known: do not change it.
@@ -187,7 +194,10 @@ impl OutboxConfig {
             here.require(fits, || "the name of an attribute holds only lower-case letters and digits".to_owned());
             let is_free = !CORE_NAMES.contains(&name.as_str()) && name != "aggregatetype" && name != PARTITION_KEY;
             here.require(is_free, || "is an attribute that other columns give".to_owned());
-            here.require(table::is_name(column), || table::NAME.to_owned());
+            match is_path(column) {
+                true => here.require(column.parse::<OrderBy>().is_ok(), || "is no path in the payload".to_owned()),
+                false => here.require(table::is_name(column), || table::NAME.to_owned()),
+            }
         }
         here.require(self.attributes.len() + 2 <= limits::EXTENSIONS_MAX, || {
             format!("are more than {}", limits::EXTENSIONS_MAX - 2)

@@ -1,5 +1,5 @@
-//! An event as an entry of a Redis stream: the fields of envelope v1, which other programs read, and one field of ours
-//! that holds what they do not.
+//! An event as an entry of a Redis stream: the fields of envelope v1, which other programs read, and beside it what these
+//! cannot hold.
 
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
@@ -8,19 +8,30 @@ use tidegate_core::{
     after::{self, AFTER},
     clock::Timestamp,
     delivery::{Attempt, Position},
-    event::{Attribute, CORRELATION_ID, Data, Event, PARTITION_KEY, Reader, put_bytes, put_number},
+    event::{Attribute, CORRELATION_ID, Data, ENVELOPE_FAULT, Event, PARTITION_KEY, Reader, put_bytes, put_number},
     fault::{Fault, FaultClass, Result},
     limits,
     names::StreamName,
 };
 
 use super::{
-    reply::{RawEntry, id_text},
+    reply::{RawEntry, id_text, odd},
     script::Ask,
 };
 
-/// The field that holds what envelope v1 has no field for.
-pub(crate) const OWN: &str = "tidegate";
+/// All fields of envelope v1.
+const ENVELOPE: [&str; 10] = [
+    "event_id",
+    "event_type",
+    "topic",
+    "schema_version",
+    "occurred_at",
+    "tenant_id",
+    "aggregate_id",
+    "aggregate_type",
+    "correlation_id",
+    "payload",
+];
 /// Stands for an identifier that an event does not have.
 const NO_ID: &str = "00000000-0000-0000-0000-000000000000";
 const DATA_IN_PAYLOAD: u8 = 1;
@@ -52,7 +63,7 @@ pub(crate) struct Head {
 #[derive(Debug, Clone)]
 pub(crate) struct Parsed {
     pub(crate) position: Position,
-    /// Its number in its stream; none when another program wrote it.
+    /// Its number in its stream; none when it was not counted.
     pub(crate) number: Option<u64>,
     pub(crate) event: Event,
     pub(crate) head: Head,
@@ -71,23 +82,32 @@ pub(crate) fn accepted_at(position: Position) -> Timestamp {
 }
 
 /// Fields of an entry on their way to a script.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Fields(Vec<(&'static str, Bytes)>);
+#[derive(Debug, Clone)]
+pub(crate) struct Fields {
+    shown: Vec<(&'static str, Bytes)>,
+    /// What lies beside the entry.
+    own: Bytes,
+}
 
 impl Fields {
+    pub(crate) fn new(own: Bytes) -> Self {
+        Self { shown: Vec::new(), own }
+    }
+
     pub(crate) fn put(&mut self, name: &'static str, value: impl Into<Bytes>) {
-        self.0.push((name, value.into()));
+        self.shown.push((name, value.into()));
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.0.iter().map(|(name, value)| name.len() + value.len()).sum()
+        self.shown.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() + self.own.len()
     }
 
     pub(crate) fn pass(&self, ask: &mut Ask) {
-        ask.number(self.0.len() * 2);
-        for (name, value) in &self.0 {
+        ask.number(self.shown.len() * 2 + 1);
+        for (name, value) in &self.shown {
             ask.text(name).bytes(value);
         }
+        ask.bytes(&self.own);
     }
 }
 
@@ -99,7 +119,7 @@ fn text(value: &str) -> Bytes {
 pub(crate) fn fields(event: &Event, stream: &StreamName, now: Timestamp, head: Option<&Head>) -> Fields {
     let attribute = |name: &str, other: &str| event.attribute(name).map_or_else(|| text(other), |value| text(&value));
     let occurred_at = event.time.as_ref().map_or_else(|| now.to_string(), ToString::to_string);
-    let mut all = Fields::default();
+    let mut all = Fields::new(own(event, head, matches!(event.data, Data::Json(_))));
     all.put("event_id", text(&event.id));
     all.put("event_type", text(&event.kind));
     all.put("topic", text(stream.as_str()));
@@ -112,7 +132,6 @@ pub(crate) fn fields(event: &Event, stream: &StreamName, now: Timestamp, head: O
         all.put("correlation_id", text(&story));
     }
     all.put("payload", payload(event));
-    all.put(OWN, own(event, head));
     all
 }
 
@@ -129,16 +148,15 @@ pub(crate) fn payload(event: &Event) -> Bytes {
     }
 }
 
-/// Everything of an event that the payload does not hold.
-pub(crate) fn own(event: &Event, head: Option<&Head>) -> Bytes {
-    let is_json = matches!(event.data, Data::Json(_));
-    let mut out = vec![u8::from(is_json) * DATA_IN_PAYLOAD + u8::from(head.is_some()) * HAS_HEAD];
+/// Everything of an event, or all of it that the payload does not hold.
+pub(crate) fn own(event: &Event, head: Option<&Head>, data_in_payload: bool) -> Bytes {
+    let mut out = vec![u8::from(data_in_payload) * DATA_IN_PAYLOAD + u8::from(head.is_some()) * HAS_HEAD];
     if let Some(head) = head {
         put_number(&mut out, u64::from(head.group));
         out.push(u8::from(head.forced));
         put_bytes(&mut out, head.past.as_bytes());
     }
-    match is_json {
+    match data_in_payload {
         true => Event { data: Data::None, ..event.clone() }.encode(&mut out),
         false => event.encode(&mut out),
     }
@@ -148,20 +166,24 @@ pub(crate) fn own(event: &Event, head: Option<&Head>) -> Bytes {
 /// Reads an entry: one of ours as it was, and one of another program as well as it fits.
 pub(crate) fn parse(entry: &RawEntry, stream: &StreamName) -> Result<Parsed> {
     let position = entry.position;
-    let find = |name: &str| entry.fields.iter().find(|(field, _)| field == name).map(|(_, value)| value);
-    if let Some((number, blob)) = find(OWN).and_then(|own| split_own(own, position)) {
-        let (event, head) = read_own(blob, find("payload"))?;
-        return Ok(Parsed { position, number: Some(number), event, head });
-    }
-    Ok(Parsed { position, number: None, event: foreign(entry, stream), head: Head::default() })
+    let (number, blob) = split_own(&entry.own)?;
+    let Some(blob) = blob else {
+        return Ok(Parsed { position, number, event: foreign(entry, stream), head: Head::default() });
+    };
+    let payload = entry.fields.iter().find(|(field, _)| field == "payload").map(|(_, value)| value);
+    let (event, head) = read_own(blob, payload)?;
+    Ok(Parsed { position, number, event, head })
 }
 
-/// Takes number and position off our field; none when it was copied from another entry.
-fn split_own(own: &Bytes, position: Position) -> Option<(u64, Bytes)> {
-    let bar = own.iter().position(|byte| *byte == b'|')?;
-    let (number, id) = std::str::from_utf8(own.get(..bar)?).ok()?.split_once(':')?;
-    (id == id_text(position)).then_some(())?;
-    Some((number.parse().ok()?, own.slice(bar + 1..)))
+/// The number of an event, and what is known of it when it is one of ours.
+fn split_own(own: &Bytes) -> Result<(Option<u64>, Option<Bytes>)> {
+    if own.is_empty() {
+        return Ok((None, None));
+    }
+    let bar = own.iter().position(|byte| *byte == b'|');
+    let number = own.get(..bar.unwrap_or(own.len())).and_then(|digits| std::str::from_utf8(digits).ok());
+    let number = number.and_then(|digits| digits.parse().ok()).ok_or_else(odd)?;
+    Ok((Some(number), bar.map(|bar| own.slice(bar + 1..))))
 }
 
 fn read_own(blob: Bytes, payload: Option<&Bytes>) -> Result<(Event, Head)> {
@@ -202,6 +224,9 @@ fn foreign(entry: &RawEntry, stream: &StreamName) -> Event {
             event.extensions.push((ByteString::from_static(name), Attribute::Text(value)));
         }
     }
+    if let Some(fault) = envelope_fault(entry, &event) {
+        event.extensions.push((ByteString::from_static(ENVELOPE_FAULT), Attribute::Text(fault)));
+    }
     event.data = match find("payload") {
         Some(payload) if serde_json::from_slice::<serde::de::IgnoredAny>(payload).is_ok() => {
             Data::Json(payload.clone())
@@ -213,6 +238,20 @@ fn foreign(entry: &RawEntry, stream: &StreamName) -> Event {
         None => Data::Json(all_fields(entry)),
     };
     event
+}
+
+/// What keeps an entry from being an envelope and cannot be seen in its event: there, some of what is missing is made up.
+fn envelope_fault(entry: &RawEntry, event: &Event) -> Option<ByteString> {
+    let has = |name: &str| entry.fields.iter().any(|(field, _)| field == name);
+    let needed = ["event_id", "event_type", "topic", "schema_version", "occurred_at"];
+    let missing = needed.into_iter().filter(|name| !has(name)).map(|name| format!("{name} is missing"));
+    let unread = event.time.is_none() && has("occurred_at");
+    let unread = unread.then(|| "occurred_at is no date-time".to_owned());
+    let unknown = entry.fields.iter().map(|(name, _)| name).find(|name| ENVELOPE.iter().all(|known| name != known));
+    let unknown = unknown.map(|name| format!("{:?} is no field of it", String::from_utf8_lossy(name)));
+    let all: Vec<String> = missing.chain(unread).chain(unknown).collect();
+    let words = all.join(", ");
+    if all.is_empty() { None } else { attribute_text(&words).or_else(|| Some("it has odd fields".into())) }
 }
 
 /// A text that may stand in an attribute.

@@ -319,6 +319,13 @@ fn not_declared(spec: &GroupSpec, trouble: Trouble) -> Fault {
         Trouble::Told { code, detail } if code == "TGCONFLICT" => Fault::conflict(format!(
             "group {name:?} reads stream {detail:?} and cannot change to {stream:?}: remove it first"
         )),
+        Trouble::Told { code, detail } if code == "TGPENDING" => {
+            let (pending, most) = detail.split_once(' ').unwrap_or((&detail, ""));
+            Fault::conflict(format!(
+                "group {name:?} cannot take over the consumer group of that name: {pending} entries of stream \
+                 {stream:?} are pending in it, more than {most}"
+            ))
+        }
         Trouble::Told { code, detail } if code == "TGINVALID" => {
             let (first, last) = detail.split_once(' ').unwrap_or((&detail, ""));
             Fault::invalid(format!(

@@ -18,6 +18,8 @@ pub(crate) struct Reply(std::vec::IntoIter<Value>);
 pub(crate) struct RawEntry {
     pub(crate) position: Position,
     pub(crate) fields: Vec<(Bytes, Bytes)>,
+    /// What is kept beside it; empty when nothing is.
+    pub(crate) own: Bytes,
 }
 
 impl Reply {
@@ -94,7 +96,8 @@ impl Reply {
         while !flat.is_empty() {
             fields.push((flat.bytes()?, flat.bytes()?));
         }
-        Ok(RawEntry { position, fields })
+        let own = if parts.is_empty() { Bytes::new() } else { parts.bytes()? };
+        Ok(RawEntry { position, fields, own })
     }
 
     /// Reads every piece that is left.

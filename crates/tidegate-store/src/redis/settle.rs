@@ -16,10 +16,9 @@ use tidegate_core::{
 
 use super::{
     RedisStore,
-    entry::{self, Fields, OWN, parse},
+    entry::{self, Fields, parse},
     hex,
     registry::GroupHead,
-    reply::id_text,
     script::{Ask, SCRIPTS},
 };
 
@@ -74,7 +73,7 @@ pub(crate) fn letter_fields(
 ) -> Fields {
     let created = event.time.as_ref().map_or_else(|| created.to_string(), ToString::to_string);
     let text = |text: &str| Bytes::copy_from_slice(text.as_bytes());
-    let mut fields = Fields::default();
+    let mut fields = Fields::new(entry::own(event, None, false));
     fields.put("original_event_id", text(&event.id));
     fields.put("event_type", text(&event.kind));
     fields.put("aggregate_id", entry::aggregate(event));
@@ -83,7 +82,6 @@ pub(crate) fn letter_fields(
     fields.put("attempts", attempts.to_string());
     fields.put("failed_at", at.to_string());
     fields.put("created_at", created);
-    fields.put(OWN, entry::own(event, None));
     fields
 }
 
@@ -152,11 +150,9 @@ impl RedisStore {
         if !prepared.streams.contains_key(&dead) {
             prepared.streams.insert(dead.clone(), self.stream_head(&dead).await?.id);
         }
-        let mut command = redis::cmd("XRANGE");
-        let id = id_text(token.position);
-        command.arg(format!("{}{}", self.options.prefix, group.spec.stream)).arg(&id).arg(&id);
-        let answer = self.link.command(&command).await.map_err(|trouble| trouble.fault("read what is buried"))?;
-        let mut entries = super::reply::Reply::new(answer);
+        let mut ask = self.ask(&SCRIPTS.kept);
+        ask.number(self.stream_head(&group.spec.stream).await?.id).position(token.position);
+        let mut entries = self.run(ask, "read what is buried").await?;
         // Without it there is no lease either: the delivery is lost and its settlement is refused.
         if !entries.is_empty() {
             let parsed = parse(&entries.entry()?, &group.spec.stream)?;

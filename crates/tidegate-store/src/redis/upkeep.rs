@@ -74,6 +74,7 @@ impl RedisStore {
             }
             let mut ask = self.ask(&SCRIPTS.trim);
             ask.number(stream.id).number(keep_from).maybe(horizon).maybe(retain.bytes).number(STEP);
+            ask.number(u8::from(retain.drop_unsettled));
             let mut answer = self.run(ask, "remove what is not kept").await?;
             let (_, more): (u64, bool) = (answer.number()?, answer.flag()?);
             if !more {

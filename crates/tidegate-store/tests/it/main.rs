@@ -8,3 +8,4 @@ mod places;
 mod redis;
 mod simulation;
 mod threads;
+mod wire;

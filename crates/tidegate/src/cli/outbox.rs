@@ -43,6 +43,7 @@ impl Which {
             SourceConfig::Cron(_)
             | SourceConfig::File(_)
             | SourceConfig::Http(_)
+            | SourceConfig::RedisList(_)
             | SourceConfig::Stdin(_)
             | SourceConfig::Stream(_) => None,
         });

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::Asking;
 use crate::{
-    exit::Failed,
+    exit::{Exit, Failed},
     ui::{Column, column, wide},
 };
 
@@ -48,6 +48,12 @@ pub(super) enum Stream {
         /// Stream.
         name: String,
     },
+    /// Say how many events of a stream wait for its slowest group, or how many items wait in a list of another Redis that a
+    /// source `redis_list` watches.
+    Depth {
+        /// Stream, or key of the list, such as `rq:queue:flow_tasks`.
+        name: String,
+    },
     /// Move a group of a stream to another place, or say what that would mean.
     Seek {
         /// Group.
@@ -67,6 +73,7 @@ impl Stream {
             }
             Self::Show { name } => cx.ui.record(&cx.node.get(&["v1", "streams", &name], &[]).await?),
             Self::Groups { name } => groups(cx, &name).await?,
+            Self::Depth { name } => depth(cx, &name).await?,
             Self::Seek { group, seek } => seek.run(cx, &group).await?,
             Self::Read { name, from, limit, kind } => read(cx, &name, from, limit, kind).await?,
         }
@@ -102,6 +109,29 @@ async fn groups(cx: &Asking, name: &str) -> Result<(), Failed> {
         column("oldest s", "/oldest_waiting_age_seconds"),
     ];
     cx.ui.list(&json!({ "stream": name, "groups": rows }), &rows, &columns);
+    Ok(())
+}
+
+/// Prints a number and nothing else, as `redis-cli llen` does.
+async fn depth(cx: &Asking, name: &str) -> Result<(), Failed> {
+    let modules = cx.node.get(&["v1", "modules"], &[]).await?;
+    let queues = super::rows(&modules, "modules").iter().map(|module| &module["details"]["queue"]);
+    let answer = match queues.into_iter().find(|queue| queue["name"] == name) {
+        Some(queue) => {
+            if let Some(fault) = queue["fault"].as_str() {
+                return Err(Failed::new(Exit::Unavailable, format!("{name}: {fault}")));
+            }
+            json!({ "name": name, "depth": queue["depth"], "at": queue["counted_at"] })
+        }
+        None => {
+            let stream = cx.node.get(&["v1", "streams", name], &[]).await?;
+            json!({ "name": name, "depth": stream["backlog"] })
+        }
+    };
+    match cx.ui.is_json() {
+        true => cx.ui.record(&answer),
+        false => cx.ui.line(&answer["depth"].to_string()),
+    }
     Ok(())
 }
 

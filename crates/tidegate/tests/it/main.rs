@@ -19,3 +19,4 @@ mod reply;
 mod rules;
 mod see;
 mod stop;
+mod wire;

@@ -7,6 +7,7 @@ use tidegate_core::{
     cloudevents,
     event::{Attribute, Data, Event, PARTITION_KEY},
     limits,
+    order::OrderBy,
 };
 
 use super::OutboxConfig;
@@ -72,6 +73,12 @@ impl Row {
             cloudevents::check_json(&payload).map_err(|fault| format!("column {}: {fault}", columns.payload))?;
             event.content_type = Some(ByteString::from_static("application/json"));
             event.data = Data::Json(payload);
+        }
+        for (name, path) in config.attributes.iter().filter(|(_, from)| super::is_path(from)) {
+            let value = path.parse::<OrderBy>().ok().and_then(|path| path.text(&event));
+            if let Some(value) = value.filter(|value| !value.is_empty()) {
+                event = event.with_extension(name.clone(), value);
+            }
         }
         event.check().map_err(|fault| fault.note().to_owned())?;
         Ok(event)

@@ -129,7 +129,7 @@ async fn columns(link: &mut Link, config: &OutboxConfig, oid: u32, found: &mut V
         }
     }
     for (attribute, name) in &config.attributes {
-        if !there.iter().any(|(there, ..)| there == name) {
+        if !super::is_path(name) && !there.iter().any(|(there, ..)| there == name) {
             found.push(error(format!("table {table} has no column {name} (attributes.{attribute})"), DDL));
         }
     }

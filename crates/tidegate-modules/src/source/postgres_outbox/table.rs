@@ -195,7 +195,10 @@ impl<'a> Table<'a> {
             .attributes
             .values()
             .enumerate()
-            .map(|(number, column)| format!(", {}::text AS extra_{number}", Self::column(column)))
+            .map(|(number, column)| {
+                let column = if super::is_path(column) { "NULL".to_owned() } else { Self::column(column) };
+                format!(", {column}::text AS extra_{number}")
+            })
             .collect();
         let extra: String = (0..self.config.attributes.len()).map(|number| format!(", extra_{number}")).collect();
         format!(
@@ -349,7 +352,8 @@ impl<'a> Table<'a> {
         added.push(format!("{} integer NOT NULL DEFAULT 0", quoted(&c.attempts)));
         added.push(format!("{} timestamptz", quoted(&c.next_attempt_at)));
         added.push(format!("{} text", quoted(&c.error_message)));
-        added.extend(self.config.attributes.values().map(|name| format!("{} text", quoted(name))));
+        let columns = self.config.attributes.values().filter(|column| !super::is_path(column));
+        added.extend(columns.map(|name| format!("{} text", quoted(name))));
         let schema = self.parts().0.map(|schema| format!("CREATE SCHEMA IF NOT EXISTS {};\n", quoted(schema)));
         let alter: Vec<_> = added.iter().map(|column| format!("  ADD COLUMN IF NOT EXISTS {column}")).collect();
         let columns: Vec<_> = made.iter().chain(&added).map(|column| format!("  {column}")).collect();

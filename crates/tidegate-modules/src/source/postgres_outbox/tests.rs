@@ -39,6 +39,7 @@ fn config_at(url: &str, more: &str) -> Result<OutboxConfig, Errors> {
         SourceConfig::Cron(_)
         | SourceConfig::File(_)
         | SourceConfig::Http(_)
+        | SourceConfig::RedisList(_)
         | SourceConfig::Stdin(_)
         | SourceConfig::Stream(_) => panic!("another source"),
     }
@@ -166,6 +167,9 @@ fn a_row_becomes_an_event() {
         assert_eq!(event.attribute(name).as_deref(), Some(value), "{name}");
     }
     assert_eq!(event.attribute("traceparent"), None);
+    let config = super::tests::config(", attributes: { tenantid: data.email, more: data.none }");
+    let event = Row { attributes: vec![None, None], ..usual() }.event(&config).unwrap();
+    assert_eq!((event.attribute("tenantid").as_deref(), event.attribute("more")), (Some("a@b"), None));
     assert_eq!(event.data.bytes(), r#"{"email": "a@b"}"#);
 }
 

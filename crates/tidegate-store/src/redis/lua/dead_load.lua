@@ -6,7 +6,6 @@ local told = {}
 for index = 1, nn() do
   local id = nx()
   local m = letter_of(s, id)
-  local entry = m and call('XRANGE', s.skey, id, id)[1]
-  told[index] = entry and { tell_letter(id, m), call('HGET', s.key .. ':h', id) or '', entry } or {}
+  told[index] = m and { tell_letter(id, m), call('HGET', s.key .. ':h', id) or '', letter_entry(s, id) } or {}
 end
 return told

@@ -28,10 +28,6 @@ local function take_back(m)
   settle_unseen(g, went)
   return true
 end
-local function resolved(id, m, method)
-  call('XADD', s.skey .. '.resolved', 'MAXLEN', '~', 1000, '*', 'original_dlq_id', id, 'original_event_id', m.eid,
-    'resolved_at', text, 'resolution_method', method)
-end
 
 local asked, behind = {}, false
 for index = 1, count do
@@ -67,17 +63,18 @@ for index, one in ipairs(asked) do
       change(g, went, { n = n, a = 0, c = 0 }, 'r')
     end
     change_letter(s, id, m, REPROCESSED, ch)
+    show_resolved(s, id, m, text, 'reprocessed')
     answers[index] = { 'moved', ch.went }
   elseif action == 'recall' and m.st == REPROCESSED and take_back(m) then
     change_letter(s, id, m, PARKED, ch)
     answers[index] = { 'moved', '' }
   elseif action == 'resolve' and m.st == PARKED then
     change_letter(s, id, m, RESOLVED, ch)
-    resolved(id, m, 'manual')
+    show_resolved(s, id, m, text, 'manual')
     answers[index] = { 'moved', '' }
   elseif action == 'discard' and m.st == PARKED then
     change_letter(s, id, m, DISCARDED, ch)
-    resolved(id, m, 'discarded')
+    show_resolved(s, id, m, text, 'discarded')
     answers[index] = { 'moved', '' }
   elseif action == 'purge' and m.st ~= PARKED then
     forget_letter(s, id, m)

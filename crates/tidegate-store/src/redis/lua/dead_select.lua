@@ -5,18 +5,9 @@ local state, gid, before, after = nn(), nx(), nx(), nx()
 local since, till, count, look = nn(), nn(), nn(), nn()
 if not s then return redis.error_reply('TGMISSING stream') end
 local ix = s.key .. ':ix'
--- How many letters are older than an id, which itself may be gone.
-local function rank(id)
-  local low, high = 0, call('ZCARD', ix)
-  while low < high do
-    local middle = math.floor((low + high) / 2)
-    if earlier(call('ZRANGE', ix, middle, middle)[1], id) then low = middle + 1 else high = middle end
-  end
-  return low
-end
 local from, to = 0, call('ZCARD', ix) - 1
-if before ~= '' then to = rank(before) - 1 end
-if after ~= '' then from = rank(inc(after)) end
+if before ~= '' then to = rank(s, before) - 1 end
+if after ~= '' then from = rank(s, inc(after)) end
 local found, resume = {}, ''
 local step = after ~= '' and 1 or -1
 local at = step == 1 and from or to

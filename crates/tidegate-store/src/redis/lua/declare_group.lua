@@ -19,11 +19,52 @@ local function number_at(id)
   if entry then return number_of(s, entry) end
   if not earlier(inc(s.last), id) then return s.acc + 1 end
 end
+-- A consumer group that other programs made: the last position that it was given.
+local function last_of_others()
+  local told = redis.pcall('XINFO', 'GROUPS', s.skey)
+  for _, info in ipairs(told.err and {} or told) do
+    local of = {}
+    for i = 1, #info, 2 do of[info[i]] = info[i + 1] end
+    if of.name == name then return of['last-delivered-id'], of.pending end
+  end
+end
+local PENDING_MAX = 100000
+-- Takes over what was given to somebody and not acknowledged: it is to be done.
+local function take_pending(g)
+  local from = '-'
+  repeat
+    local told = call('XPENDING', s.skey, name, from, '+', 1000)
+    for _, one in ipairs(told) do
+      local id = one[1]
+      from = '(' .. id
+      local n = #call('XRANGE', s.skey, id, id) > 0 and number_of(s, { id }) or 0
+      if n > 0 and n <= g.curn then
+        g.extra = g.extra + 1
+        change(g, id, { n = n, a = 0, c = 0 }, 'r')
+      else
+        call('XACK', s.skey, name, id)
+      end
+    end
+  until #told < 1000
+end
+local taken = false
 if not gid then
+  local theirs, pending
+  if last == '' then theirs, pending = last_of_others() end
+  if theirs and pending > PENDING_MAX then
+    save()
+    return redis.error_reply('TGPENDING ' .. pending .. ' ' .. PENDING_MAX)
+  end
   local endn = last ~= '' and number_at(last)
   local from = s.firstn
   if start == 'latest' or s.acc < s.firstn then from = s.acc + 1 end
   if start ~= 'latest' and start ~= 'earliest' then from = not earlier(start, s.first) and number_at(start) end
+  if theirs then
+    local entry = call('XRANGE', s.skey, '(' .. theirs, '+', 'COUNT', 1)[1]
+    from = entry and number_of(s, entry) or s.acc + 1
+    start = entry and entry[1] or inc(s.last)
+    taken = true
+  end
   if not from or (last ~= '' and (not endn or endn < from)) then
     save()
     return redis.error_reply('TGINVALID ' .. s.first .. ' ' .. s.last)
@@ -53,6 +94,7 @@ else
   call('HSET', T .. 'g:' .. gid, 'led', led)
 end
 local g = group(gid)
+if taken then take_pending(g) end
 g.moved = true
 save()
 return tonumber(gid)

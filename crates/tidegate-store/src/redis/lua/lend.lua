@@ -48,7 +48,7 @@ local function consider(index)
       full = true
       return
     end
-    n = n or number_of(s, { id, {} })
+    n = n or number_of(s, { id })
     if n <= g.curn then return end
     if n ~= g.curn + 1 then
       local between = call('XRANGE', s.skey, g.cur, '(' .. id, 'COUNT', 1)[1]

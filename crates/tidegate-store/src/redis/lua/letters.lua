@@ -14,8 +14,9 @@ local function keep_letter(s, id, m)
 end
 local function count_parked(s, m, by) call('HINCRBY', s.key .. ':parked', m.g, by) end
 local function new_letter(s, now, m, fields, history)
+  local whole = fields[#fields]
   local id, n = add(s, now, fields)
-  m.n, m.z = n, size_of(fields)
+  m.n, m.z = n, size_of(fields, '|' .. whole)
   call('ZADD', s.key .. ':ix', n, id)
   call('ZADD', s.key .. ':at', m.at, id)
   if m.p ~= '0-0' then call('HSET', s.key .. ':of', m.g .. ':' .. m.p, id) end
@@ -43,9 +44,27 @@ local function forget_letter(s, id, m)
   local of = m.g .. ':' .. m.p
   if call('HGET', s.key .. ':of', of) == id then call('HDEL', s.key .. ':of', of) end
   call('XDEL', s.skey, id)
+  call('HDEL', s.own, id)
   s.bytes = s.bytes - m.z
   s.dirty = true
 end
+-- For other programs that look after dead letters.
+local function show_resolved(s, id, m, text, method)
+  call('XADD', s.skey .. '.resolved', 'MAXLEN', '~', 1000, '*', 'original_dlq_id', id, 'original_event_id', m.eid,
+    'resolved_at', text, 'resolution_method', method)
+end
+-- How many letters are older than an id, which itself may be gone.
+local function rank(s, id)
+  local ix = s.key .. ':ix'
+  local low, high = 0, call('ZCARD', ix)
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    if earlier(call('ZRANGE', ix, middle, middle)[1], id) then low = middle + 1 else high = middle end
+  end
+  return low
+end
+-- A letter as an entry: its event lies in what is our own, whatever other programs trim away.
+local function letter_entry(s, id) return { id, {}, call('HGET', s.own, id) or '' } end
 local function tell_letter(id, m)
   local ch = m.ch or {}
   return {

@@ -36,10 +36,10 @@ page = math.min(page, flight_max - call('ZCARD', g.l))
 local found, bytes, more = {}, 0, 0
 for _, id in ipairs(page > 0 and call('ZRANGE', g.r, 0, page - 1) or {}) do
   if stop ~= '' and not earlier(id, stop) then break end
-  local entry = call('XRANGE', s.skey, id, id)[1]
+  local entry = range(s, id, id)[1]
   if entry then
     found[#found + 1] = entry
-    bytes = bytes + size_of(entry[2])
+    bytes = bytes + size_of(entry[2], entry[3])
     if bytes >= bytes_max then
       more = 1
       break
@@ -61,10 +61,10 @@ if known < page and more == 0 and call('ZCARD', g.q) < line_max then
   while #found < page and more == 0 do
     -- Small steps: an event may be large.
     local step = math.min(page - #found, 16)
-    local new = call('XRANGE', s.skey, from, to, 'COUNT', step)
+    local new = range(s, from, to, 'COUNT', step)
     for _, entry in ipairs(new) do
       found[#found + 1] = entry
-      bytes = bytes + size_of(entry[2])
+      bytes = bytes + size_of(entry[2], entry[3])
       from = '(' .. entry[1]
       if bytes >= bytes_max then
         more = 1

@@ -38,28 +38,31 @@ local function earlier(one, two)
   return a < c or (a == c and b < d)
 end
 
-local function field(fields, name)
-  for i = 1, #fields, 2 do
-    if fields[i] == name then return fields[i + 1] end
-  end
-end
-local function size_of(fields)
-  local size = 0
-  for i = 1, #fields do size = size + #fields[i] end
-  return size
-end
-
--- Streams. `acc` numbers its events; an event of ours carries its number with its position, what others wrote is
--- numbered in `:ad` when it is first seen.
+-- Streams. `acc` numbers its events. `:own` holds what an entry has no field for: its number, and behind a bar what only we
+-- know of an event of ours. What others wrote is numbered when it is first seen.
 local ADOPT_MAX = 10000
+-- Most dead letters that other programs see in the stream for them.
+local SHOWN_MAX = 10000
 local streams = {}
 local function number_of(s, entry)
-  local head = field(entry[2], 'tidegate')
-  if head then
-    local n, id = string.match(head, '^(%d+):(%d+%-%d+)|')
-    if n and id == entry[1] then return tonumber(n) end
-  end
-  return tonumber(call('ZSCORE', s.key .. ':ad', entry[1]) or 0)
+  local own = entry[3] or call('HGET', s.own, entry[1]) or ''
+  return tonumber(string.match(own, '^%d+') or 0)
+end
+-- Reads entries, each with what is known of it as a third part.
+local function with_own(s, entries)
+  if #entries == 0 then return entries end
+  local ids = {}
+  for i, entry in ipairs(entries) do ids[i] = entry[1] end
+  local own = call('HMGET', s.own, unpack(ids))
+  for i, entry in ipairs(entries) do entry[3] = own[i] or '' end
+  return entries
+end
+local function range(s, ...) return with_own(s, call('XRANGE', s.skey, ...)) end
+local function size_of(fields, own)
+  local bar = own and string.find(own, '|', 1, true)
+  local size = bar and #own - bar or 0
+  for i = 1, #fields do size = size + #fields[i] end
+  return size
 end
 local function adopt(s)
   local seen = 0
@@ -68,7 +71,7 @@ local function adopt(s)
     for _, entry in ipairs(new) do
       if s.acc < s.firstn then s.first = entry[1] end
       s.acc = s.acc + 1
-      call('ZADD', s.key .. ':ad', s.acc, entry[1])
+      call('HSET', s.own, entry[1], S(s.acc))
       s.bytes = s.bytes + size_of(entry[2])
       s.last = entry[1]
       s.dirty = true
@@ -89,7 +92,7 @@ local function stream(sid)
       return false
     end
     s = {
-      id = sid, key = key, name = raw[1], skey = P .. raw[1], acc = tonumber(raw[2]), last = raw[3], first = raw[4],
+      id = sid, key = key, own = key .. ':own', name = raw[1], skey = P .. raw[1], acc = tonumber(raw[2]), last = raw[3], first = raw[4],
       firstn = tonumber(raw[5]), bytes = tonumber(raw[6]), dead = raw[7], window = tonumber(raw[8]),
       entries = tonumber(raw[9]),
     }
@@ -99,10 +102,11 @@ local function stream(sid)
   return s
 end
 
--- Appends an event; its last field is `tidegate`, before whose value its number and position are put.
+-- Appends an event. The last of its fields is what only we know; no other program sees that.
 local function add(s, now, fields)
   local ms, seq = split(s.last)
-  local blob = fields[#fields]
+  local blob = '|' .. table.remove(fields)
+  local bound = s.dead and { 'MAXLEN', '~', SHOWN_MAX } or {}
   for try = 1, 2 do
     if now > ms then
       ms, seq = now, 0
@@ -110,12 +114,15 @@ local function add(s, now, fields)
       seq = seq + 1
     end
     local id = S(ms) .. '-' .. S(seq)
-    fields[#fields] = S(s.acc + 1) .. ':' .. id .. '|' .. blob
-    local added = redis.pcall('XADD', s.skey, id, unpack(fields))
+    bound[s.dead and 4 or 1] = id
+    local command = { 'XADD', s.skey, unpack(bound) }
+    for i = 1, #fields do command[#command + 1] = fields[i] end
+    local added = redis.pcall(unpack(command))
     if type(added) ~= 'table' then
       s.acc = s.acc + 1
+      call('HSET', s.own, id, S(s.acc) .. blob)
       if s.acc == s.firstn then s.first = id end
-      s.bytes = s.bytes + size_of(fields)
+      s.bytes = s.bytes + size_of(fields, blob)
       s.last = id
       s.dirty = true
       s.woke = true

@@ -14,13 +14,31 @@ elseif from == '' or (low ~= '-' and earlier(from, low)) then
   from = low
 end
 local found, bytes = {}, 0
+local function next_letters(step)
+  local ix, new = s.key .. ':ix', {}
+  local after = string.match(from, '^%((.*)$')
+  if down then
+    local older = from == '+' and call('ZCARD', ix) or rank(s, after or inc(from))
+    for at = older - 1, math.max(older - step, 0), -1 do
+      new[#new + 1] = letter_entry(s, call('ZRANGE', ix, at, at)[1])
+    end
+  else
+    local older = from == '-' and 0 or rank(s, after and inc(after) or from)
+    for _, id in ipairs(call('ZRANGE', ix, older, older + step - 1)) do new[#new + 1] = letter_entry(s, id) end
+  end
+  return new
+end
+local function next_entries(step)
+  if s.dead then return next_letters(step) end
+  return with_own(s, call(down and 'XREVRANGE' or 'XRANGE', s.skey, from, to, 'COUNT', step))
+end
 while #found < count and bytes < bytes_max do
   local step = math.min(count - #found, 16)
-  local new = call(down and 'XREVRANGE' or 'XRANGE', s.skey, from, to, 'COUNT', step)
+  local new = next_entries(step)
   for _, entry in ipairs(new) do
     if bytes >= bytes_max then break end
     found[#found + 1] = entry
-    bytes = bytes + size_of(entry[2])
+    bytes = bytes + size_of(entry[2], entry[3])
     from = '(' .. entry[1]
   end
   if #new < step then break end
