@@ -200,7 +200,7 @@ impl Relay {
         fs::set_permissions(&address, fs::Permissions::from_mode(0o600))?;
         let engine = format!("redis://127.0.0.1:{}/0", redis.port);
         let mut berth = Berth::new(dir, binary, &CONFIGURATION.replace("ENGINE", &engine))?;
-        let mut ddl = Command::new(binary);
+        let mut ddl = Command::new(fs::canonicalize(binary).with_context(|| format!("find {}", binary.display()))?);
         ddl.current_dir(dir).args(["outbox", "ddl", "tidegate.yaml"]).stdin(Stdio::null());
         let ddl = ddl.output().context("ask for the table")?;
         ensure!(ddl.status.success(), "outbox ddl: {}", String::from_utf8_lossy(&ddl.stderr));
