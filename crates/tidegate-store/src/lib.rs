@@ -1,10 +1,15 @@
-//! The engines that store streams: the embedded journal, the same engine in memory for tests, and one on Redis.
+//! The engines that store streams: the embedded journal, the same engine in memory for tests, and those on Redis and
+//! PostgreSQL.
 
 pub mod disk;
 pub mod embedded;
 mod open;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 #[cfg(feature = "redis")]
 pub mod redis;
+#[cfg(any(feature = "redis", feature = "postgres"))]
+mod served;
 
 use std::path::Path;
 
@@ -12,7 +17,10 @@ use tidegate_core::fault::Result;
 
 pub use crate::{
     embedded::{CheckReport, StoreDescription},
-    open::{ENGINES, LEFT_OUT, Look, Opening, Password, REDIS, RedisSettings, look, open, open_engine},
+    open::{
+        ENGINES, LEFT_OUT, Look, Opening, POSTGRES, POSTGRES_LEFT_OUT, Password, PostgresSettings, REDIS,
+        RedisSettings, is_postgres, look, open, open_engine,
+    },
 };
 
 /// Describes the store in a data directory that is not in use.

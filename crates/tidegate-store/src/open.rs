@@ -19,8 +19,13 @@ pub const ENGINES: [&str; 2] = ["embedded", "memory"];
 /// How the address of a Redis server begins.
 pub const REDIS: &str = "redis://";
 
-/// What is said of an address of a server when its engine is not there.
+/// How the address of a PostgreSQL server begins; the second word is as good.
+pub const POSTGRES: [&str; 2] = ["postgres://", "postgresql://"];
+
+/// What is said of an address of a Redis server when its engine is not there.
 pub const LEFT_OUT: &str = "this program was built without the engine redis (feature \"redis\")";
+/// What is said of an address of a PostgreSQL server when its engine is not there.
+pub const POSTGRES_LEFT_OUT: &str = "this program was built without the engine postgres (feature \"postgres\")";
 
 /// What decides which engine is opened, and how.
 #[derive(Debug, Clone)]
@@ -35,6 +40,8 @@ pub struct Opening {
     pub node: String,
     /// Settings of the engine on Redis.
     pub redis: RedisSettings,
+    /// Settings of the engine on PostgreSQL.
+    pub postgres: PostgresSettings,
     /// The clock.
     pub clock: Clock,
     /// Where to tell what happens.
@@ -66,6 +73,36 @@ impl Default for RedisSettings {
             prefix: String::new(),
             timeout: Duration::from_secs(10),
             poll: Duration::from_millis(250),
+            takeover: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Settings of the engine on PostgreSQL beside the address.
+#[derive(Debug, Clone)]
+pub struct PostgresSettings {
+    /// Role to log in as; none = the one in the address.
+    pub user: Option<String>,
+    /// Password.
+    pub password: Option<Password>,
+    /// Schema of tables and functions.
+    pub schema: String,
+    /// Longest time that one answer may take.
+    pub timeout: Duration,
+    /// Time between two looks for work that nobody rang for.
+    pub poll: Duration,
+    /// Time without a sign of life after which other nodes work off what a node holds.
+    pub takeover: Duration,
+}
+
+impl Default for PostgresSettings {
+    fn default() -> Self {
+        Self {
+            user: None,
+            password: None,
+            schema: "tidegate".to_owned(),
+            timeout: Duration::from_secs(10),
+            poll: Duration::from_secs(1),
             takeover: Duration::from_secs(10),
         }
     }
@@ -111,7 +148,10 @@ fn open_with(engine: &str, options: EmbeddedOptions) -> Result<Arc<dyn Store>> {
 }
 
 fn unknown(engine: &str) -> Fault {
-    Fault::invalid(format!("there is no engine {engine:?}; there are: {}, {REDIS}host:port/db", ENGINES.join(", ")))
+    let all = ENGINES.join(", ");
+    let note =
+        format!("there is no engine {engine:?}; there are: {all}, {REDIS}host:port/db, postgres://host:port/database");
+    Fault::invalid(note)
 }
 
 /// Opens the engine that a configuration names.
@@ -119,13 +159,27 @@ pub async fn open_engine(opening: Opening) -> Result<Arc<dyn Store>> {
     if opening.engine.starts_with(REDIS) {
         return open_redis(opening).await;
     }
+    if is_postgres(&opening.engine) {
+        return open_postgres(opening).await;
+    }
     let Opening { engine, data, disk_reserve, clock, notices, .. } = opening;
     open_with(&engine, EmbeddedOptions { clock, notices, disk_reserve, ..EmbeddedOptions::new(data) })
 }
 
+/// Tells whether an engine is the address of a PostgreSQL server.
+pub fn is_postgres(engine: &str) -> bool {
+    POSTGRES.iter().any(|word| engine.starts_with(word))
+}
+
 /// Looks at the server of an engine without changing anything; none when the engine has no server.
 pub async fn look(opening: &Opening) -> Option<Look> {
-    if opening.engine.starts_with(REDIS) { Some(look_at_redis(opening).await) } else { None }
+    if opening.engine.starts_with(REDIS) {
+        Some(look_at_redis(opening).await)
+    } else if is_postgres(&opening.engine) {
+        Some(look_at_postgres(opening).await)
+    } else {
+        None
+    }
 }
 
 #[cfg(feature = "redis")]
@@ -163,4 +217,41 @@ async fn open_redis(_: Opening) -> Result<Arc<dyn Store>> {
 #[cfg(not(feature = "redis"))]
 async fn look_at_redis(_: &Opening) -> Look {
     Look { found: LEFT_OUT.to_owned(), required: "the engine redis".to_owned(), ok: false, warning: None }
+}
+
+#[cfg(feature = "postgres")]
+fn postgres_options(opening: &Opening) -> crate::postgres::PostgresOptions {
+    let PostgresSettings { user, password, schema, timeout, poll, takeover } = opening.postgres.clone();
+    crate::postgres::PostgresOptions {
+        url: opening.engine.clone(),
+        user,
+        password: password.map(|password| password.0),
+        node: opening.node.clone(),
+        schema,
+        timeout,
+        poll,
+        takeover,
+        clock: opening.clock.clone(),
+        notices: opening.notices.clone(),
+    }
+}
+
+#[cfg(feature = "postgres")]
+async fn open_postgres(opening: Opening) -> Result<Arc<dyn Store>> {
+    Ok(crate::postgres::PostgresStore::open(postgres_options(&opening)).await?)
+}
+
+#[cfg(feature = "postgres")]
+async fn look_at_postgres(opening: &Opening) -> Look {
+    crate::postgres::look(&postgres_options(opening)).await
+}
+
+#[cfg(not(feature = "postgres"))]
+async fn open_postgres(_: Opening) -> Result<Arc<dyn Store>> {
+    Err(Fault::invalid(POSTGRES_LEFT_OUT))
+}
+
+#[cfg(not(feature = "postgres"))]
+async fn look_at_postgres(_: &Opening) -> Look {
+    Look { found: POSTGRES_LEFT_OUT.to_owned(), required: "the engine postgres".to_owned(), ok: false, warning: None }
 }

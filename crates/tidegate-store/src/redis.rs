@@ -52,7 +52,7 @@ use self::{
     server::Server,
     wake::Wake,
 };
-use crate::Look;
+use crate::{Look, served::drain::Drain};
 
 /// Number of the layout of the keys.
 const FORMAT: u32 = 2;
@@ -137,7 +137,7 @@ struct Told {
     duplicates: BTreeMap<u32, u64>,
     /// Leases lost, by number of the group.
     leases_lost: BTreeMap<u32, u64>,
-    drain: BTreeMap<u32, status::Drain>,
+    drain: BTreeMap<u32, Drain>,
     unheard: Vec<Unheard>,
 }
 

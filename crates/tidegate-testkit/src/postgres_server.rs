@@ -4,7 +4,7 @@
 
 use std::{
     fs,
-    os::unix::fs::{PermissionsExt as _, chown},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -29,10 +29,7 @@ impl PostgresServer {
     /// Starts a server with an empty database. `settings` are such as `max_connections=20`.
     pub fn start(settings: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a scratch folder");
-        if let Some((user, group)) = other_user() {
-            chown(dir.path(), Some(user), Some(group)).expect("the folder is given to the server's user");
-        }
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).expect("the folder is the server's alone");
+        give_away(dir.path());
         let settings = settings.iter().map(|text| (*text).to_owned()).collect();
         let mut server = Self { dir, port: 0, settings, running: None };
         server.make();
@@ -74,6 +71,23 @@ impl PostgresServer {
         assert!(is_up, "PostgreSQL does not start again");
     }
 
+    /// Stops the server and everything that it runs in their tracks; connections stay open and nothing is answered.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets a stopped server go on.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let running = self.running.as_ref().expect("the server runs");
+        // Itself first, so that it makes no more children while they are looked for.
+        running.signal(signal);
+        running.signal_children(signal);
+    }
+
     /// Runs SQL with `psql` and returns what it prints, without heads and alignment.
     pub fn psql(&self, sql: &str) -> String {
         let mut command = Command::new(program("psql"));
@@ -87,21 +101,11 @@ impl PostgresServer {
         self.dir.path().join("files")
     }
 
+    /// Copies the files of a server that never ran: making them takes seconds.
     fn make(&self) {
-        let mut command = as_user(&program("initdb"), self.dir.path());
-        command.arg("-D").arg(self.files()).args([
-            "-U",
-            "tester",
-            "-A",
-            "trust",
-            "-E",
-            "UTF8",
-            "--locale=C",
-            "--no-sync",
-        ]);
-        let output =
-            command.stdin(Stdio::null()).output().expect("PostgreSQL is installed: apt-get install postgresql");
-        assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
+        let mut copy = Command::new("cp");
+        copy.arg("-a").arg(template()).arg(self.files());
+        assert!(copy.status().is_ok_and(|status| status.success()), "the files of a new server are copied");
     }
 
     /// Runs the server and returns whether it got its port and its folder.
@@ -118,6 +122,44 @@ impl PostgresServer {
         self.running = ServerProcess::run(command, "ready to accept connections", missing);
         self.running.is_some()
     }
+}
+
+/// Returns the files of a server that never ran, which all tests of a user share; made by whoever comes first.
+fn template() -> PathBuf {
+    let user = other_user().map_or_else(|| getuid().as_raw(), |(user, _)| user);
+    let name = format!("tidegate-postgres-{}-{user}", version(&program("initdb")));
+    let place = std::env::temp_dir().join(name);
+    // One that somebody else put there is not trusted.
+    let is_ours = |place: &Path| fs::symlink_metadata(place).is_ok_and(|found| found.is_dir() && found.uid() == user);
+    if is_ours(&place) {
+        return place;
+    }
+    let dir = tempfile::tempdir().expect("a scratch folder");
+    give_away(dir.path());
+    let made = dir.path().join("files");
+    init(&made, dir.path());
+    // Somebody else may have been faster.
+    if fs::rename(&made, &place).is_ok() || is_ours(&place) {
+        return place;
+    }
+    panic!("{} is not a folder of user {user}: remove it", place.display());
+}
+
+/// Gives a scratch folder to the server's user.
+fn give_away(folder: &Path) {
+    if let Some((user, group)) = other_user() {
+        chown(folder, Some(user), Some(group)).expect("the folder is given to the server's user");
+    }
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).expect("the folder is the server's alone");
+}
+
+/// Makes the files of a server.
+fn init(files: &Path, folder: &Path) {
+    let mut command = as_user(&program("initdb"), folder);
+    let how = ["-U", "tester", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"];
+    let output = command.arg("-D").arg(files).args(how).stdin(Stdio::null()).output();
+    let output = output.expect("PostgreSQL is installed: apt-get install postgresql");
+    assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// User and group of the server, when the test runs as root.

@@ -47,6 +47,21 @@ impl ServerProcess {
         kill_process(pid, signal).expect("the server takes signals");
     }
 
+    /// Sends a signal to the processes that it started.
+    pub(crate) fn signal_children(&self, signal: Signal) {
+        let parent = self.server.id().to_string();
+        for process in std::fs::read_dir("/proc").expect("the processes of this machine").flatten() {
+            let Ok(stat) = std::fs::read_to_string(process.path().join("stat")) else { continue };
+            // The name may hold anything; behind it stand the state and the number of the parent.
+            let its_parent = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1));
+            let number = process.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
+            if let Some(pid) = number.filter(|_| its_parent == Some(parent.as_str())) {
+                // It may have ended meanwhile.
+                let _gone = kill_process(pid, signal);
+            }
+        }
+    }
+
     /// Ends it as a crash does.
     pub(crate) fn kill(mut self) {
         drop(self.guard.kill());

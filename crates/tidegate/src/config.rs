@@ -39,7 +39,7 @@ use tidegate_modules::{
 
 pub use self::{
     access::{ListenerConfig, Role, TokenConfig, TokenHash},
-    engine::{Engine, RedisConfig},
+    engine::{Engine, PostgresConfig, RedisConfig},
     environment::SystemEnvironment,
     group::{After, GroupConfig, LedgerConfig, OnFailure, ResultsConfig, RetryConfig, Start},
     schema::{SchemaConfig, SchemaOn},
@@ -61,12 +61,15 @@ pub struct Config {
     #[serde(default)]
     pub node: NodeConfig,
     /// What stores the streams: `embedded`, the node's own journal in `node.data`; the address of a Redis or Valkey server
-    /// from 6.2 on; or `memory`, for tests: everything is lost when the node stops.
+    /// from 6.2 on; that of a PostgreSQL server from 13 on; or `memory`, for tests: everything is lost when the node stops.
     #[serde(default)]
     pub engine: Engine,
     /// Settings of the engine on a Redis server.
     #[serde(default, skip_serializing_if = "RedisConfig::is_usual")]
     pub redis: RedisConfig,
+    /// Settings of the engine on a PostgreSQL server.
+    #[serde(default, skip_serializing_if = "PostgresConfig::is_usual")]
+    pub postgres: PostgresConfig,
     /// Where the API, health and metrics listen.
     #[serde(default = "ListenerConfig::usual")]
     pub listeners: Vec<ListenerConfig>,
@@ -391,6 +394,7 @@ impl Check for Config {
             .require(reserve >= RESERVE_MIN, || format!("{reserve} is less than {RESERVE_MIN}"));
         self.engine.check(&here.at("engine"));
         self.redis.check(&self.engine, &here.at("redis"));
+        self.postgres.check(&self.engine, &here.at("postgres"));
         let grace = self.shutdown.grace;
         here.at("shutdown").at("grace").require(grace <= GRACE_MAX, || format!("{grace} is longer than {GRACE_MAX}"));
     }

@@ -10,7 +10,7 @@ use tidegate_core::{
     limits,
 };
 
-use crate::config::{Config, Engine, VERSION};
+use crate::config::{Config, VERSION};
 
 /// Open files that a node needs before any worker: journal, ledgers, log, listeners and some connections.
 const FILES_BASE: u64 = 96;
@@ -67,8 +67,7 @@ pub(crate) fn is_ok(checked: &Checked, strict: bool) -> bool {
 pub(crate) fn check(config: &Config) -> Vec<Checked> {
     let data = &config.node.data;
     // What an engine outside keeps needs no space here.
-    let is_outside = matches!(config.engine, Engine::Redis(_));
-    let reserve = if is_outside { 0 } else { config.node.disk_reserve.get() };
+    let reserve = if config.engine.is_outside() { 0 } else { config.node.disk_reserve.get() };
     vec![
         store_format(data),
         config_version(config.version),

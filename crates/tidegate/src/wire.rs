@@ -222,6 +222,7 @@ fn opening(config: &Config, clock: &Clock, notices: &Notices) -> tidegate_store:
         disk_reserve: config.node.disk_reserve.get(),
         node: config.node.name.clone(),
         redis: config.redis.settings(),
+        postgres: config.postgres.settings(),
         clock: clock.clone(),
         notices: notices.clone(),
     }

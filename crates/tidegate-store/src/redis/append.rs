@@ -1,11 +1,9 @@
 //! Appending and reading events.
 
-use std::time::Duration;
-
 use tidegate_core::{
     delivery::Position,
     event::Event,
-    fault::{Fault, FaultKind, Origin, Result, Retry},
+    fault::{Fault, Result},
     limits,
     names::{GroupName, StreamName},
     store::{Appended, Page, Stored},
@@ -18,6 +16,7 @@ use super::{
     reply::{Reply, behind},
     script::SCRIPTS,
 };
+use crate::served::facts::{check_append, full};
 
 /// A part of a stream that was read.
 pub(crate) struct Slice {
@@ -33,31 +32,18 @@ pub(crate) struct Slice {
 impl RedisStore {
     pub(crate) async fn append_all(&self, name: &StreamName, events: Vec<Event>) -> Result<Vec<Appended>> {
         let head = self.stream_head(name).await?;
-        if name.is_dead_letters() {
-            return Err(Fault::invalid(format!("stream {:?} takes only dead letters", name.as_str())));
-        }
+        check_append(name, &events)?;
         if events.is_empty() {
             return Ok(Vec::new());
-        }
-        if events.len() > limits::BATCH_EVENTS_MAX {
-            let note =
-                format!("{} events at once are more than the limit of {}", events.len(), limits::BATCH_EVENTS_MAX);
-            return Err(Fault::new(FaultKind::Limited, Origin::Caller, Retry::Never, note));
         }
         let now = self.options.clock.now();
         let mut ask = self.ask(&SCRIPTS.append);
         ask.number(head.id).number(now.as_millis()).maybe(head.spec.max_backlog).number(events.len());
-        let mut bytes = 0;
         for event in &events {
             entry::check(event)?;
             let fields = entry::fields(event, name, now, None);
-            bytes += event.size() + 48;
             ask.bytes(&self.window_mark(&head, event));
             fields.pass(&mut ask);
-        }
-        if bytes > limits::STEP_BYTES_MAX {
-            let note = format!("the batch takes {bytes} bytes, more than the limit of {}", limits::STEP_BYTES_MAX);
-            return Err(Fault::new(FaultKind::Limited, Origin::Caller, Retry::Never, note));
         }
         let mut answer = self.run(ask, &format!("append to stream {:?}", name.as_str())).await?;
         if !answer.flag()? {
@@ -81,16 +67,9 @@ impl RedisStore {
 
     fn full(&self, head: &StreamHead, count: usize, answer: &mut Reply) -> Result<Fault> {
         let (name, backlog): (GroupName, u64) = (GroupName::new(&answer.text()?)?, answer.number()?);
-        let most = head.spec.max_backlog.unwrap_or(u64::MAX);
         let id = self.registry.read().groups.get(&name).map(|group| group.id);
         let rate = id.and_then(|id| self.told.lock().drain.get(&id).map(|drain| drain.per_second)).unwrap_or(0.0);
-        let seconds = (((backlog + count as u64).saturating_sub(most)) as f64 / rate.max(0.1)).clamp(1.0, 60.0);
-        let note = format!(
-            "stream {:?} holds {backlog} events that group {:?} has not settled; its max_backlog is {most}",
-            head.spec.name.as_str(),
-            name.as_str()
-        );
-        Ok(Fault::limited(note, Duration::from_secs_f64(seconds.ceil())))
+        Ok(full(&head.spec, &name, backlog, count, rate))
     }
 
     /// Reads a part of a stream upwards, or downwards and newest first.

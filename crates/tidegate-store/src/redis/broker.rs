@@ -7,17 +7,18 @@ use tidegate_core::{
     clock::Timestamp,
     delivery::{LeaseToken, Position, SettleStatus, Settled},
     event::Event,
-    fault::{Fault, Result},
+    fault::Result,
     names::{GroupName, StreamName},
     seek::{Rehearsal, SeekTo, Sought},
     store::{
-        Appended, Broker, Claim, Claimed, Durability, GroupSpec, GroupStatus, Page, Peer, Promises, Retain,
-        StoreStatus, Stored, StreamSpec, StreamStatus,
+        Appended, Broker, Claim, Claimed, GroupSpec, GroupStatus, Page, Peer, Promises, StoreStatus, Stored,
+        StreamSpec, StreamStatus,
     },
     whereabouts::{Find, Finding, Standing, Steps},
 };
 
 use super::{RedisStore, hex, reply::Reply, script::SCRIPTS};
+use crate::served::declared::{check_name, dead_spec};
 
 #[async_trait]
 impl Broker for RedisStore {
@@ -26,22 +27,9 @@ impl Broker for RedisStore {
     }
 
     async fn declare_stream(&self, spec: &StreamSpec) -> Result<()> {
-        if spec.name.is_dead_letters() {
-            return Err(Fault::invalid(format!(
-                "stream {:?}: names that end in .dlq are made by the streams whose dead letters they keep",
-                spec.name.as_str()
-            )));
-        }
+        check_name(spec)?;
         self.declare_one(spec).await?;
-        let dead = StreamSpec {
-            name: spec.name.dead_letters(),
-            durability: Durability::Sync,
-            retain: Retain::default(),
-            max_backlog: None,
-            dedupe: None,
-            dead: spec.dead,
-        };
-        self.declare_one(&dead).await
+        self.declare_one(&dead_spec(spec)).await
     }
 
     async fn declare_group(&self, spec: &GroupSpec) -> Result<()> {

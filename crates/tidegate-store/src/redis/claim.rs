@@ -19,6 +19,7 @@ use super::{
     registry::{GroupHead, millis},
     script::{Ask, SCRIPTS},
 };
+pub(crate) use crate::served::facts::instant;
 
 /// How long an event waits whose twin is being processed right now, in milliseconds.
 const TWIN_WAIT: u64 = 200;
@@ -49,11 +50,6 @@ impl Claiming<'_> {
     fn room(&self) -> usize {
         self.ask.max.min(limits::CLAIM_MAX).saturating_sub(self.out.deliveries.len())
     }
-}
-
-/// An instant in an attribute.
-pub(crate) fn instant(event: &Event, name: &str) -> Option<Timestamp> {
-    Timestamp::parse(event.extension(name)?).ok()
 }
 
 /// The order key of an event in a group, as the scripts know it; empty when it has none.

@@ -25,17 +25,15 @@ use super::{
     script::{Ask, SCRIPTS},
     settle::{Change, Letter, letter_fields, letter_json},
 };
+use crate::served::steps::{STEP_EVENTS, action_word, brought, check_step, past_of};
 
 /// Most letters that one step looks at.
 const LOOK_MAX: usize = 2_000;
 /// Letters that are read in one step: each may be as large as an event.
 const LOAD: usize = 16;
-/// Bytes of events that one step may bring.
-const STEP_EVENTS: usize = limits::STEP_BYTES_MAX - limits::COMMIT_BYTES_MAX;
-
 /// Reads the number of a state.
 pub(crate) fn state_of(number: usize) -> Result<DeadState> {
-    DeadState::ALL.get(number).copied().ok_or_else(odd)
+    crate::served::steps::state_of(number).ok_or_else(odd)
 }
 
 /// What is known of a letter without its event.
@@ -148,16 +146,10 @@ impl RedisStore {
     }
 
     async fn move_letters(&self, step: &DeadStep) -> Result<Vec<DeadStepStatus>> {
-        check(step)?;
+        check_step(step, entry::check)?;
         let head = self.dead_head(&step.stream).await?;
         let now = self.options.clock.now();
-        let (action, forced) = match &step.action {
-            DeadAction::Reprocess { force, .. } => ("reprocess", *force),
-            DeadAction::Recall => ("recall", false),
-            DeadAction::Resolve => ("resolve", false),
-            DeadAction::Discard => ("discard", false),
-            DeadAction::Purge => ("purge", false),
-        };
+        let (action, forced) = action_word(&step.action);
         let mut ask = self.ask(&SCRIPTS.dead_move);
         let (key, value) =
             step.progress.as_ref().map_or(("", &[][..]), |(key, value)| (key.as_str(), value.as_slice()));
@@ -215,13 +207,7 @@ impl RedisStore {
                 ask.text("").number(0);
                 continue;
             };
-            let event = match edited.get(index) {
-                None => &letter.event,
-                Some(edited) if edited.id != letter.event.id || edited.source != letter.event.source => {
-                    return Err(Fault::invalid("an edited event must keep its id and source"));
-                }
-                Some(edited) => edited,
-            };
+            let event = brought(&letter, edited.get(index))?;
             let (origin, group) = (self.stream_head(&letter.stream).await?, self.group_head(&letter.group).await?);
             let past = Head { group: group.id, forced: force, past: entry::lines(&letter.attempts) };
             let fields = entry::fields(event, &letter.stream, now, Some(&past));
@@ -266,8 +252,7 @@ impl RedisStore {
 /// Passes an imported letter; returns its size.
 fn pass_import(ask: &mut Ask, letter: &DeadImport, group: u32) -> Result<usize> {
     let event = &letter.event;
-    let kept = letter.attempts.len().saturating_sub(limits::HISTORY_MAX);
-    let past = letter.attempts.get(kept..).unwrap_or_default();
+    let past = past_of(letter);
     let change = letter.changed.as_ref().filter(|_| letter.state != DeadState::Parked);
     let known = Letter {
         c: letter.class.code(),
@@ -287,21 +272,6 @@ fn pass_import(ask: &mut Ask, letter: &DeadImport, group: u32) -> Result<usize> 
     let fields = letter_fields(event, &letter.message, past.len(), letter.failed_at, letter.failed_at);
     fields.pass(ask);
     Ok(fields.bytes())
-}
-
-fn check(step: &DeadStep) -> Result<()> {
-    if step.ids.len() > limits::DEAD_STEP_MAX {
-        return Err(Fault::invalid(format!("more than {} dead letters in one step", limits::DEAD_STEP_MAX)));
-    }
-    if let DeadAction::Reprocess { edited, .. } = &step.action
-        && !edited.is_empty()
-    {
-        if edited.len() != step.ids.len() {
-            return Err(Fault::invalid("a step has one edited event for each dead letter, or none"));
-        }
-        edited.iter().try_for_each(entry::check)?;
-    }
-    Ok(())
 }
 
 #[async_trait]

@@ -1,15 +1,11 @@
 //! What is declared: streams and groups with their settings, as they lie in Redis and as this process knows them.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
 use tidegate_core::{
-    dedupe::DedupeKey,
-    delivery::Position,
     fault::{Fault, FaultKind, Result},
     names::{GroupName, StreamName},
-    order::OrderBy,
-    store::{DeadKeep, DedupeWindow, Durability, GroupSpec, OnFailure, Retain, Start, StreamSpec},
+    store::{GroupSpec, OnFailure, Start, StreamSpec},
 };
 
 use super::{
@@ -18,144 +14,8 @@ use super::{
     reply::{Reply, id_text, odd},
     script::SCRIPTS,
 };
-
-/// What this process knows of streams and groups; read anew when a name is not in it.
-#[derive(Debug, Default)]
-pub(crate) struct Registry {
-    pub(crate) streams: BTreeMap<StreamName, Arc<StreamHead>>,
-    pub(crate) groups: BTreeMap<GroupName, Arc<GroupHead>>,
-}
-
-/// A stream as it is declared.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct StreamHead {
-    pub(crate) id: u32,
-    pub(crate) spec: StreamSpec,
-}
-
-/// A group as it is declared.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct GroupHead {
-    pub(crate) id: u32,
-    pub(crate) spec: GroupSpec,
-}
-
-/// Settings of a stream in Redis.
-#[derive(Serialize, Deserialize)]
-struct StoredStream {
-    durability: Option<u64>,
-    age: Option<u64>,
-    count: Option<u64>,
-    bytes: Option<u64>,
-    drop_unsettled: bool,
-    max_backlog: Option<u64>,
-    dedupe: Option<(DedupeKey, u64, u64)>,
-    parked: Option<u64>,
-    settled: u64,
-}
-
-/// Settings of a group in Redis.
-#[derive(Serialize, Deserialize)]
-struct StoredGroup {
-    stream: StreamName,
-    order_by: Option<String>,
-    block: bool,
-    ledger: Option<u64>,
-    mark_claims: bool,
-    #[serde(default)]
-    end: Option<Position>,
-}
-
-impl Registry {
-    /// Returns the numbers of all streams and groups.
-    pub(crate) fn numbers(&self) -> Vec<u32> {
-        let streams = self.streams.values().map(|head| head.id);
-        streams.chain(self.groups.values().map(|head| head.id)).collect()
-    }
-
-    /// Returns the numbers of the groups that read a stream.
-    pub(crate) fn readers(&self, stream: u32) -> Vec<u32> {
-        let Some(head) = self.streams.values().find(|head| head.id == stream) else { return Vec::new() };
-        let name = &head.spec.name;
-        self.groups.values().filter(|group| group.spec.stream == *name).map(|group| group.id).collect()
-    }
-}
-
-pub(crate) fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).min(1 << 52)
-}
-
-impl StoredStream {
-    fn new(spec: &StreamSpec) -> Self {
-        let Retain { age, count, bytes, drop_unsettled } = spec.retain;
-        Self {
-            durability: match spec.durability {
-                Durability::Sync => Some(0),
-                Durability::Interval(every) => Some(millis(every)),
-                Durability::Os => None,
-            },
-            age: age.map(millis),
-            count,
-            bytes,
-            drop_unsettled,
-            max_backlog: spec.max_backlog,
-            dedupe: spec.dedupe.as_ref().map(|window| (window.key.clone(), millis(window.window), window.entries)),
-            parked: spec.dead.parked.map(millis),
-            settled: millis(spec.dead.settled),
-        }
-    }
-
-    fn spec(self, name: StreamName) -> StreamSpec {
-        let Self { age, count, bytes, drop_unsettled, .. } = self;
-        let time = Duration::from_millis;
-        StreamSpec {
-            name,
-            durability: match self.durability {
-                Some(0) => Durability::Sync,
-                Some(every) => Durability::Interval(time(every)),
-                None => Durability::Os,
-            },
-            retain: Retain { age: age.map(time), count, bytes, drop_unsettled },
-            max_backlog: self.max_backlog,
-            dedupe: self.dedupe.map(|(key, window, entries)| DedupeWindow { key, window: time(window), entries }),
-            dead: DeadKeep { parked: self.parked.map(time), settled: time(self.settled) },
-        }
-    }
-}
-
-impl StoredGroup {
-    fn new(spec: &GroupSpec) -> Self {
-        Self {
-            stream: spec.stream.clone(),
-            order_by: spec.order_by.as_ref().map(OrderBy::to_string),
-            block: spec.on_failure == OnFailure::Block,
-            ledger: spec.ledger.map(millis),
-            mark_claims: spec.mark_claims,
-            end: spec.end,
-        }
-    }
-
-    fn spec(self, name: GroupName) -> GroupSpec {
-        GroupSpec {
-            name,
-            stream: self.stream,
-            start: Start::Earliest,
-            end: self.end,
-            order_by: self.order_by.and_then(|text| text.parse().ok()),
-            on_failure: if self.block { OnFailure::Block } else { OnFailure::Skip },
-            ledger: self.ledger.map(Duration::from_millis),
-            after: false,
-            priority_step: None,
-            mark_claims: self.mark_claims,
-        }
-    }
-}
-
-/// A number for a new stream or group. Never one that was given before, also not by a server that has lost that since: a
-/// node that still knows it must not write into something else.
-fn fresh_number() -> u32 {
-    fastrand::u32(1..1 << 31)
-}
+pub(crate) use crate::served::declared::{GroupHead, Registry, StreamHead, millis};
+use crate::served::declared::{StoredGroup, StoredStream, fresh_number, written};
 
 /// Splits a stored declaration into its number and its settings.
 fn split<T: serde::de::DeserializeOwned>(stored: &str) -> Result<(u32, T)> {
@@ -226,7 +86,7 @@ impl RedisStore {
 
     /// Returns the name of a group by its number.
     pub(crate) fn group_name(&self, id: u32) -> Option<GroupName> {
-        self.registry.read().groups.values().find(|head| head.id == id).map(|head| head.spec.name.clone())
+        self.registry.read().group_name(id)
     }
 
     /// Declares one stream.
@@ -239,8 +99,7 @@ impl RedisStore {
 
     /// Declares a stream whatever is known of it.
     pub(crate) async fn declare_anew(&self, spec: &StreamSpec) -> Result<()> {
-        let settings = serde_json::to_string(&StoredStream::new(spec))
-            .map_err(|error| Fault::bug(format!("declare stream {}: {error}", spec.name)))?;
+        let settings = written(spec.name.as_str(), &StoredStream::new(spec))?;
         let window = spec.dedupe.as_ref();
         loop {
             let mut ask = self.ask(&SCRIPTS.declare_stream);
@@ -279,8 +138,7 @@ impl RedisStore {
         let stream = self.registry.read().streams.get(&spec.stream).map(Arc::clone);
         let stream = stream.ok_or_else(|| Fault::missing(format!("there is no stream {:?}", spec.stream.as_str())))?;
         let declared = GroupSpec { start: Start::Earliest, after: false, priority_step: None, ..spec.clone() };
-        let settings = serde_json::to_string(&StoredGroup::new(spec))
-            .map_err(|error| Fault::bug(format!("declare group {}: {error}", spec.name)))?;
+        let settings = written(spec.name.as_str(), &StoredGroup::new(&declared))?;
         let start = match spec.start {
             Start::Earliest => "earliest".to_owned(),
             Start::Latest => "latest".to_owned(),

@@ -8,8 +8,7 @@ use tidegate_core::{
     clock::Timestamp,
     delivery::{LeaseToken, Position, SettleStatus, Settled, Settlement},
     event::Event,
-    fault::{Failure, Fault, FaultKind, Origin, Result, Retry},
-    limits,
+    fault::{Failure, Fault, Result},
     names::StreamName,
     signature,
 };
@@ -21,9 +20,7 @@ use super::{
     registry::GroupHead,
     script::{Ask, SCRIPTS},
 };
-
-/// Most settlements in one step of the server.
-const STEP_MAX: usize = 500;
+use crate::served::facts::{check_outputs, step_len};
 
 /// What is known of a dead letter beside its event and its past, as the scripts take it.
 #[derive(Debug, Serialize)]
@@ -129,19 +126,13 @@ impl RedisStore {
     }
 
     async fn prepare_outputs(&self, outputs: &[(StreamName, Event)], prepared: &mut Prepared) -> Result<()> {
-        let mut bytes = 0;
         for (name, event) in outputs {
             entry::check(event)?;
-            bytes += event.size() + 64;
             if !prepared.streams.contains_key(name) {
                 prepared.streams.insert(name.clone(), self.stream_head(name).await?.id);
             }
         }
-        if bytes > limits::STEP_BYTES_MAX - limits::COMMIT_BYTES_MAX {
-            let note = format!("outputs of one delivery take {bytes} bytes, more than one commit holds");
-            return Err(Fault::new(FaultKind::Limited, Origin::Caller, Retry::Never, note));
-        }
-        Ok(())
+        check_outputs(outputs)
     }
 
     async fn prepare_burial(&self, token: &LeaseToken, prepared: &mut Prepared) -> Result<()> {
@@ -163,7 +154,7 @@ impl RedisStore {
 
     /// Returns a group by its number.
     pub(crate) fn group_by_id(&self, id: u32) -> Option<std::sync::Arc<GroupHead>> {
-        self.registry.read().groups.values().find(|head| head.id == id).map(std::sync::Arc::clone)
+        self.registry.read().group_by_id(id)
     }
 
     async fn settle_part(&self, part: &[Settled], prepared: &Prepared) -> Result<Vec<SettleStatus>> {
@@ -248,20 +239,4 @@ fn pass_letter(
     ask.text(&letter_json(&letter)?);
     letter_fields(event, &failure.message, 0, now, entry::accepted_at(position)).pass(ask);
     Ok(())
-}
-
-/// How many of these settlements fit one step.
-fn step_len(settled: &[Settled]) -> usize {
-    let mut bytes = 0;
-    for (index, one) in settled.iter().enumerate() {
-        bytes += match &one.settlement {
-            Settlement::Done(outputs) => outputs.iter().map(|(_, event)| event.size()).sum(),
-            Settlement::Bury { .. } => limits::EVENT_BYTES_MAX / 16,
-            Settlement::Skip | Settlement::Release | Settlement::RetryAt { .. } => 0,
-        };
-        if index > 0 && (index == STEP_MAX || bytes > limits::STEP_BYTES_MAX) {
-            return index;
-        }
-    }
-    settled.len()
 }

@@ -1,14 +1,15 @@
 //! Wakes those who wait for work: by this process's own steps, and by what others say on a channel of the server. Its task
 //! also shows the node's signs of life.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures::StreamExt as _;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::RwLock;
 use tidegate_core::clock::Clock;
 use tokio::sync::Notify;
 
 use super::{RedisOptions, beat::Beat, link::Link, registry::Registry};
+use crate::served::bells::Bells;
 
 /// Time between two tries to listen again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -16,8 +17,6 @@ const AGAIN: Duration = Duration::from_secs(1);
 const SILENCE: Duration = Duration::from_secs(30);
 /// Longest time that beginning to listen may take.
 const CONNECT: Duration = Duration::from_secs(5);
-
-type Bells = Arc<Mutex<BTreeMap<u32, Arc<Notify>>>>;
 
 /// The bells of all groups, and the task that rings them for others.
 pub(crate) struct Wake {
@@ -40,7 +39,7 @@ impl Wake {
         let listener = Listener {
             link: Arc::clone(link),
             channel: format!("{}tidegate:wake", options.prefix),
-            bells: Arc::clone(&bells),
+            bells: bells.clone(),
             registry: Arc::clone(registry),
             clock: options.clock.clone(),
         };
@@ -54,15 +53,12 @@ impl Wake {
 
     /// The bell of a group.
     pub(crate) fn bell(&self, group: u32) -> Arc<Notify> {
-        Arc::clone(self.bells.lock().entry(group).or_default())
+        self.bells.of(group)
     }
 
     /// Rings for those who wait for work of these groups.
     pub(crate) fn ring(&self, groups: &[u32]) {
-        let bells = self.bells.lock();
-        for bell in groups.iter().filter_map(|group| bells.get(group)) {
-            bell.notify_waiters();
-        }
+        self.bells.ring(groups);
     }
 }
 
@@ -103,9 +99,6 @@ impl Listener {
             "g" => vec![id],
             _ => self.registry.read().readers(id),
         };
-        let bells = self.bells.lock();
-        for bell in groups.iter().filter_map(|group| bells.get(group)) {
-            bell.notify_waiters();
-        }
+        self.bells.ring(&groups);
     }
 }

@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use tidegate_testkit::{RedisServer, broker_suite};
+use tidegate_testkit::{PostgresServer, RedisServer, broker_suite};
 
-use crate::places::{InMemory, OnRedis, Simulated, Threaded};
+use crate::places::{InMemory, OnPostgres, OnRedis, Simulated, Threaded};
 
 macro_rules! concerns {
     ($($concern:ident),+ $(,)?) => {
@@ -45,6 +45,13 @@ macro_rules! concerns {
                 super::on_redis(concat!(stringify!($concern), "::")).await;
             })+
         }
+
+        mod on_a_postgres_server {
+            $(#[tokio::test]
+            async fn $concern() {
+                super::on_postgres(concat!(stringify!($concern), "::")).await;
+            })+
+        }
     };
 }
 
@@ -57,6 +64,15 @@ async fn on_redis(concern: &str) {
     let lacking = summary.skipped.iter().filter(|case| promised(case)).count();
     assert_eq!(lacking, 0, "the engine promises everything but that events wait for others, and priorities");
     println!("{concern} {} cases on Redis, {} left out", summary.ran.len(), summary.skipped.len());
+}
+
+/// Runs a concern on a server of its own, and says how many cases that were.
+#[expect(clippy::print_stdout, reason = "the number of cases is part of the answer")]
+async fn on_postgres(concern: &str) {
+    let server = Arc::new(PostgresServer::start(&[]));
+    let summary = broker_suite::run(concern, || Box::new(OnPostgres::new(&server))).await;
+    assert!(summary.skipped.is_empty(), "the engine promises everything");
+    println!("{concern} {} cases on PostgreSQL, none left out", summary.ran.len());
 }
 
 concerns! {

@@ -1,4 +1,4 @@
-//! Several nodes on one Redis server: they share the work, and take over what a dead one held.
+//! Several nodes on one server: they share the work, and take over what a dead one held. On every engine with a server.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,16 +7,106 @@ use tidegate_core::{
     delivery::{SettleStatus, Settlement},
     fault::FaultKind,
     names::GroupName,
-    store::{Broker as _, Claim, GroupSpec},
+    store::{Claim, GroupSpec, Store},
 };
-use tidegate_store::redis::{RedisOptions, RedisStore};
-use tidegate_testkit::RedisServer;
+use tidegate_store::{
+    postgres::{PostgresOptions, PostgresStore},
+    redis::{RedisOptions, RedisStore},
+};
+use tidegate_testkit::{PostgresServer, RedisServer};
 
-use crate::redis::{TOPIC, claim, claim_some, counts, declare, event, group, ids, kept, opened, raw, settled, stream};
+use crate::{
+    redis::raw,
+    trouble::{TOPIC, claim, claim_some, counts, declare, event, group, ids, kept, settled, stream},
+};
 
-#[tokio::test]
-async fn nodes_share_the_work_of_a_group() {
-    let server = RedisServer::start(&[]);
+/// A server that nodes share.
+trait Shared {
+    /// Opens the store for a node that counts as gone after a silence.
+    async fn open(&self, node: &str, takeover: Duration) -> Arc<dyn Store>;
+    /// Stops the server in its tracks.
+    fn pause(&self);
+    /// Lets it go on.
+    fn resume(&self);
+    /// Makes the server lose everything that it keeps.
+    async fn lose(&self);
+}
+
+impl Shared for RedisServer {
+    async fn open(&self, node: &str, takeover: Duration) -> Arc<dyn Store> {
+        let options = RedisOptions { node: node.to_owned(), takeover, ..RedisOptions::new(self.url()) };
+        RedisStore::open(options).await.unwrap()
+    }
+
+    fn pause(&self) {
+        Self::pause(self);
+    }
+
+    fn resume(&self) {
+        Self::resume(self);
+    }
+
+    async fn lose(&self) {
+        raw(self, &["FLUSHALL"]).await;
+    }
+}
+
+impl Shared for PostgresServer {
+    async fn open(&self, node: &str, takeover: Duration) -> Arc<dyn Store> {
+        let options = PostgresOptions { node: node.to_owned(), takeover, ..PostgresOptions::new(self.url()) };
+        PostgresStore::open(options).await.unwrap()
+    }
+
+    fn pause(&self) {
+        Self::pause(self);
+    }
+
+    fn resume(&self) {
+        Self::resume(self);
+    }
+
+    async fn lose(&self) {
+        self.psql("DROP SCHEMA tidegate CASCADE");
+    }
+}
+
+async fn opened_for(server: &impl Shared, node: &str, takeover: Duration) -> Arc<dyn Store> {
+    let store = server.open(node, takeover).await;
+    declare(&*store).await;
+    store
+}
+
+async fn opened(server: &impl Shared, node: &str) -> Arc<dyn Store> {
+    opened_for(server, node, Duration::from_secs(10)).await
+}
+
+macro_rules! on_each_server {
+    ($($test:ident),+ $(,)?) => {
+        mod on_a_redis_server {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(super::RedisServer::start(&[])).await;
+            })+
+        }
+
+        mod on_a_postgres_server {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(super::PostgresServer::start(&[])).await;
+            })+
+        }
+    };
+}
+
+on_each_server! {
+    nodes_share_the_work_of_a_group,
+    what_a_dead_node_held_is_taken_over,
+    a_server_that_hangs_makes_no_node_look_dead,
+    two_processes_under_one_name_do_not_both_work,
+    nodes_find_their_way_again_after_the_server_lost_its_data,
+}
+
+async fn nodes_share_the_work_of_a_group(server: impl Shared) {
     let (one, two) = (opened(&server, "one").await, opened(&server, "two").await);
     one.append(&stream(TOPIC), (0..6).map(|number| event(&number.to_string())).collect()).await.unwrap();
     let (first, second) = (claim_some(&*one, 2).await, claim_some(&*two, 2).await);
@@ -46,16 +136,7 @@ async fn nodes_share_the_work_of_a_group() {
     assert_eq!(ids(&claim_some(&*one, 10).await), ["1", "2", "3"]);
 }
 
-async fn opened_for(server: &RedisServer, node: &str, takeover: Duration) -> Arc<RedisStore> {
-    let options = RedisOptions { node: node.to_owned(), takeover, ..RedisOptions::new(server.url()) };
-    let store = RedisStore::open(options).await.unwrap();
-    declare(&*store).await;
-    store
-}
-
-#[tokio::test]
-async fn what_a_dead_node_held_is_taken_over() {
-    let server = RedisServer::start(&[]);
+async fn what_a_dead_node_held_is_taken_over(server: impl Shared) {
     let takeover = Duration::from_millis(500);
     let (one, two) = (opened_for(&server, "one", takeover).await, opened_for(&server, "two", takeover).await);
     one.append(&stream(TOPIC), (0..4).map(|number| event(&number.to_string())).collect()).await.unwrap();
@@ -76,9 +157,7 @@ async fn what_a_dead_node_held_is_taken_over() {
 }
 
 /// While the server hangs, every node is silent to it: none may take another one for gone.
-#[tokio::test]
-async fn a_server_that_hangs_makes_no_node_look_dead() {
-    let server = RedisServer::start(&[]);
+async fn a_server_that_hangs_makes_no_node_look_dead(server: impl Shared) {
     let takeover = Duration::from_millis(500);
     let (one, two) = (opened_for(&server, "one", takeover).await, opened_for(&server, "two", takeover).await);
     one.append(&stream(TOPIC), vec![event("1"), event("2")]).await.unwrap();
@@ -101,9 +180,7 @@ async fn a_server_that_hangs_makes_no_node_look_dead() {
     }
 }
 
-#[tokio::test]
-async fn two_processes_under_one_name_do_not_both_work() {
-    let server = RedisServer::start(&[]);
+async fn two_processes_under_one_name_do_not_both_work(server: impl Shared) {
     let first = opened(&server, "same").await;
     first.append(&stream(TOPIC), vec![event("1")]).await.unwrap();
     let lent = claim_some(&*first, 1).await;
@@ -120,15 +197,13 @@ async fn two_processes_under_one_name_do_not_both_work() {
 }
 
 /// Each node goes on, and none writes into what has got a number of something else in the meantime.
-#[tokio::test]
-async fn nodes_find_their_way_again_after_the_server_lost_its_data() {
-    let server = RedisServer::start(&[]);
+async fn nodes_find_their_way_again_after_the_server_lost_its_data(server: impl Shared) {
     let (one, two) = (opened(&server, "one").await, opened(&server, "two").await);
     one.append(&stream(TOPIC), vec![event("1"), event("2")]).await.unwrap();
     let end = Some(one.locate(&group(), &tidegate_core::seek::SeekTo::Latest).await.unwrap());
     let side = GroupSpec { end, ..GroupSpec::new(GroupName::new("side").unwrap(), stream(TOPIC)) };
     one.declare_group(&side).await.unwrap();
-    raw(&server, &["FLUSHALL"]).await;
+    server.lose().await;
     // Whoever comes first is told that it was lost; both work when they try again.
     for (store, id) in [(&two, "3"), (&one, "4")] {
         let mut tries = 0;

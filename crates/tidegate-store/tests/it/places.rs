@@ -1,4 +1,4 @@
-//! Places on which the engines are tested: a simulated disk, a real folder, memory, a Redis server.
+//! Places on which the engines are tested: a simulated disk, a real folder, memory, a Redis or PostgreSQL server.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -11,9 +11,10 @@ use tidegate_core::{
 use tidegate_store::{
     disk::{Disk, MemoryDisk, RealDisk},
     embedded::{Embedded, EmbeddedOptions},
+    postgres::{PostgresOptions, PostgresStore},
     redis::{RedisOptions, RedisStore},
 };
-use tidegate_testkit::{RedisServer, SimDisk, broker_suite::Subject};
+use tidegate_testkit::{PostgresServer, RedisServer, SimDisk, broker_suite::Subject};
 
 /// Where simulated stores lie.
 pub(crate) const DIR: &str = "/sim/data";
@@ -125,6 +126,32 @@ impl Subject for OnRedis {
     async fn open(&self) -> Result<Arc<dyn Store>> {
         let options = RedisOptions::new(self.server.socket_url());
         Ok(RedisStore::open(RedisOptions { prefix: self.prefix.clone(), clock: self.clock.clone(), ..options }).await?)
+    }
+
+    fn clock(&self) -> Clock {
+        self.clock.clone()
+    }
+}
+
+/// A schema of its own on a server that the cases of one test share.
+pub(crate) struct OnPostgres {
+    server: Arc<PostgresServer>,
+    schema: String,
+    clock: Clock,
+}
+
+impl OnPostgres {
+    pub(crate) fn new(server: &Arc<PostgresServer>) -> Self {
+        Self { server: Arc::clone(server), schema: format!("t{:x}", fastrand::u64(..)), clock: clock() }
+    }
+}
+
+#[async_trait]
+impl Subject for OnPostgres {
+    async fn open(&self) -> Result<Arc<dyn Store>> {
+        let options = PostgresOptions::new(self.server.url());
+        Ok(PostgresStore::open(PostgresOptions { schema: self.schema.clone(), clock: self.clock.clone(), ..options })
+            .await?)
     }
 
     fn clock(&self) -> Clock {

@@ -1,43 +1,22 @@
 //! What only a server outside of the process can do to a store: die, stop, lose its data, be shared with other programs.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use ::redis::Value;
 use tidegate_core::{
     clock::Clock,
-    delivery::{Delivery, Position, SettleStatus, Settled, Settlement},
-    event::{Data, Event},
+    delivery::Settlement,
+    event::Data,
     fault::{Failure, FaultClass, FaultKind},
-    names::{GroupName, StreamName},
+    names::GroupName,
     store::{
-        Broker, Claim, DeadAction, DeadLetters as _, DeadQuery, DeadStep, GroupSpec, GroupStatus, Retain, Start, Store,
-        StreamSpec,
+        Broker as _, Claim, DeadAction, DeadLetters as _, DeadQuery, DeadStep, GroupSpec, Retain, Start, StreamSpec,
     },
 };
 use tidegate_store::redis::{RedisOptions, RedisStore};
 use tidegate_testkit::RedisServer;
 
-pub(crate) const TOPIC: &str = "identity.user.v1";
-const GROUP: &str = "linting_group";
-
-pub(crate) fn stream(name: &str) -> StreamName {
-    StreamName::new(name).unwrap()
-}
-
-pub(crate) fn group() -> GroupName {
-    GroupName::new(GROUP).unwrap()
-}
-
-pub(crate) fn event(id: &str) -> Event {
-    Event::new(id, "/test", "test.made").with_data(Data::Json(format!(r#"{{"n":"{id}"}}"#).into()))
-}
+use crate::trouble::{GROUP, TOPIC, claim_some, counts, declare, event, group, ids, kept, settled, stream, under_load};
 
 pub(crate) async fn open(server: &RedisServer, node: &str, timeout: Duration) -> Arc<RedisStore> {
     let options = RedisOptions { node: node.to_owned(), timeout, ..RedisOptions::new(server.url()) };
@@ -49,50 +28,6 @@ pub(crate) async fn opened(server: &RedisServer, node: &str) -> Arc<RedisStore> 
     let store = open(server, node, Duration::from_secs(10)).await;
     declare(&*store).await;
     store
-}
-
-pub(crate) async fn declare(store: &dyn Store) {
-    store.declare_stream(&StreamSpec::new(stream(TOPIC))).await.unwrap();
-    store.declare_stream(&StreamSpec { dedupe: None, ..StreamSpec::new(stream("out")) }).await.unwrap();
-    let spec = GroupSpec::new(group(), stream(TOPIC));
-    store.declare_group(&GroupSpec { mark_claims: false, ..spec }).await.unwrap();
-}
-
-pub(crate) async fn claim(store: &dyn Store, max: usize, lease: Duration) -> Vec<Delivery> {
-    store.claim(&Claim { group: group(), max, lease, before: None }).await.unwrap().deliveries
-}
-
-pub(crate) async fn claim_some(store: &dyn Store, max: usize) -> Vec<Delivery> {
-    claim(store, max, Duration::from_secs(30)).await
-}
-
-pub(crate) fn settled(delivery: &Delivery, settlement: Settlement) -> Settled {
-    Settled { token: delivery.lease.token, settlement, attempt: None }
-}
-
-pub(crate) fn ids(deliveries: &[Delivery]) -> Vec<&str> {
-    deliveries.iter().map(|delivery| &*delivery.event.id).collect()
-}
-
-pub(crate) async fn counts(store: &dyn Store) -> GroupStatus {
-    let status = store.group(&group()).await.unwrap();
-    assert_eq!(status.difference(), 0, "{status:?}");
-    status
-}
-
-/// Ids of everything kept of a stream, with how often each is there.
-pub(crate) async fn kept(store: &dyn Store, name: &str) -> BTreeMap<String, usize> {
-    let (mut all, mut from) = (BTreeMap::new(), Position::START);
-    loop {
-        let page = store.read(&stream(name), from, 1000).await.unwrap();
-        for stored in page.items {
-            *all.entry(stored.event.id.to_string()).or_default() += 1;
-        }
-        match page.next {
-            Some(next) => from = next,
-            None => return all,
-        }
-    }
 }
 
 /// Speaks to the server as another program does.
@@ -121,116 +56,13 @@ pub(crate) async fn words(server: &RedisServer, ask: &[&str]) -> Vec<String> {
     out
 }
 
-/// Publishers and workers on a store whose server is in trouble.
-#[derive(Default)]
-struct Load {
-    acknowledged: parking_lot::Mutex<BTreeSet<String>>,
-    settled: parking_lot::Mutex<BTreeSet<String>>,
-    count: AtomicUsize,
-    is_over: AtomicBool,
-}
-
-impl Load {
-    async fn publish(&self, store: &RedisStore, part: usize, count: usize) {
-        for number in 0..count {
-            let batch: Vec<Event> = (0..3).map(|index| event(&format!("{part}-{number}-{index}"))).collect();
-            // What was not answered is published again; the window knows what was done.
-            while store.append(&stream(TOPIC), batch.clone()).await.is_err() {
-                tokio::task::yield_now().await;
-            }
-            self.acknowledged.lock().extend(batch.iter().map(|event| event.id.to_string()));
-            self.count.fetch_add(batch.len(), Ordering::AcqRel);
-        }
-    }
-
-    async fn work(&self, store: &RedisStore) {
-        while !self.is_over.load(Ordering::Acquire) {
-            let ask = Claim { group: group(), max: 5, lease: Duration::from_secs(3), before: None };
-            let Ok(claimed) = store.claim(&ask).await else {
-                tokio::task::yield_now().await;
-                continue;
-            };
-            if claimed.deliveries.is_empty() {
-                store.wait(&group(), Clock::real().now().plus(Duration::from_millis(50))).await;
-            }
-            let work = claimed.deliveries.iter().map(|delivery| settled(delivery, what_becomes_of(delivery)));
-            // A settlement without an answer is settled or not; the lease tells the next time.
-            let Ok(statuses) = store.settle(work.collect()).await else { continue };
-            for (delivery, status) in claimed.deliveries.iter().zip(statuses) {
-                if status == SettleStatus::Settled {
-                    let is_new = self.settled.lock().insert(delivery.event.id.to_string());
-                    assert!(is_new, "{} was settled twice", delivery.event.id);
-                }
-            }
-        }
-    }
-}
-
-/// One of ten dies, the others publish what they made.
-fn what_becomes_of(delivery: &Delivery) -> Settlement {
-    if delivery.event.id.ends_with("7-0") {
-        return Settlement::Bury { failure: Failure::new(FaultClass::Invalid, "bad"), config: "c".into() };
-    }
-    Settlement::Done(vec![(stream("out"), event(&format!("out-{}", delivery.event.id)))])
-}
-
-/// Publishes and works on a store while `trouble` comes over its server three times; returns when all is worked off.
-async fn under_load(server: &mut RedisServer, store: &RedisStore, trouble: impl AsyncFn(&mut RedisServer)) {
-    const PUBLISHERS: usize = 3;
-    const BATCHES: usize = 100;
-    let load = Load::default();
-    let troubles = async {
-        for round in 1..4 {
-            while load.count.load(Ordering::Acquire) < round * PUBLISHERS * BATCHES * 3 / 4 {
-                tokio::task::yield_now().await;
-            }
-            trouble(server).await;
-        }
-    };
-    let publish = async {
-        futures::future::join_all((0..PUBLISHERS).map(|part| load.publish(store, part, BATCHES))).await;
-        // The leases of what was claimed without an answer run out.
-        loop {
-            if let Ok(status) = store.group(&group()).await
-                && status.waiting + status.in_flight + status.scheduled == 0
-            {
-                break;
-            }
-            tokio::task::yield_now().await;
-        }
-        load.is_over.store(true, Ordering::Release);
-    };
-    tokio::join!(troubles, publish, load.work(store), load.work(store));
-    let all = PUBLISHERS * BATCHES * 3;
-    let stored = kept(store, TOPIC).await;
-    assert_eq!(load.acknowledged.lock().len(), all);
-    let wrong: Vec<_> = load.acknowledged.lock().iter().map(|id| (id.clone(), stored.get(id).copied())).collect();
-    let wrong: Vec<_> = wrong.into_iter().filter(|(_, count)| *count != Some(1)).collect();
-    assert!(
-        wrong.is_empty(),
-        "each once, but {} are not: {:?}; {} are stored",
-        wrong.len(),
-        wrong.iter().take(9).collect::<Vec<_>>(),
-        stored.len()
-    );
-    let status = counts(store).await;
-    assert_eq!((status.accepted, status.done + status.dead), (all as u64, all as u64), "{status:?}");
-    let made = kept(store, "out").await;
-    assert_eq!(made.len() as u64, status.done, "each settlement came with its output");
-    assert!(made.values().all(|count| *count == 1), "no output came twice");
-    let letters = DeadQuery { limit: 1000, ..DeadQuery::default() };
-    assert_eq!(store.dead_entries(&stream(TOPIC), &letters).await.unwrap().items.len() as u64, status.dead);
-    // What was acknowledged before the trouble is settled after it.
-    assert!(load.settled.lock().iter().all(|id| stored.contains_key(id)));
-}
-
 /// SAFETY-OF-DATA: the answer comes after the sync of the server, and a script is one step of its log.
 #[tokio::test]
 async fn a_server_that_is_killed_loses_nothing_that_was_acknowledged() {
     let mut server = RedisServer::start(&["--appendonly yes", "--appendfsync always"]);
     let store = opened(&server, "a").await;
     assert!(store.promises().loss_window.starts_with("none"), "{}", store.promises().loss_window);
-    under_load(&mut server, &store, async |server| {
+    under_load(&mut server, &*store, async |server| {
         server.kill();
         server.run_again();
     })
@@ -242,7 +74,7 @@ async fn a_server_that_is_killed_loses_nothing_that_was_acknowledged() {
 async fn a_server_that_is_started_again_under_load_loses_nothing() {
     let mut server = RedisServer::start(&["--appendonly yes"]);
     let store = opened(&server, "a").await;
-    under_load(&mut server, &store, async |server| {
+    under_load(&mut server, &*store, async |server| {
         server.stop();
         server.run_again();
     })
@@ -255,7 +87,7 @@ async fn a_server_that_hangs_under_load_does_nothing_twice() {
     let mut server = RedisServer::start(&[]);
     let store = open(&server, "a", Duration::from_millis(300)).await;
     declare(&*store).await;
-    under_load(&mut server, &store, async |server| {
+    under_load(&mut server, &*store, async |server| {
         server.pause();
         while store.status().refusing.is_none() {
             tokio::task::yield_now().await;

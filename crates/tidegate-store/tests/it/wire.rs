@@ -13,7 +13,10 @@ use tidegate_core::{
 use tidegate_store::redis::RedisStore;
 use tidegate_testkit::RedisServer;
 
-use crate::redis::{TOPIC, claim_some, counts, event, group, ids, kept, open, opened, raw, settled, stream, words};
+use crate::{
+    redis::{open, opened, raw, words},
+    trouble::{TOPIC, claim_some, counts, event, group, ids, kept, settled, stream},
+};
 
 const GROUP: &str = "linting_group";
 const ENVELOPE: [&str; 10] = [

@@ -6,7 +6,7 @@ use tidegate_core::{
     config::{Secret, Spot, Time},
     limits,
 };
-use tidegate_store::{Password, REDIS, RedisSettings};
+use tidegate_store::{POSTGRES, Password, PostgresSettings, REDIS, RedisSettings};
 
 /// What stores the streams.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,19 +18,26 @@ pub enum Engine {
     Memory,
     /// A Redis server, by its address.
     Redis(String),
+    /// A PostgreSQL server, by its address.
+    Postgres(String),
 }
 
 impl Engine {
     /// Words that it may be, or begin with.
-    const WORDS: &[&str] = &["embedded", "memory", "redis://host:port/db"];
+    const WORDS: &[&str] = &["embedded", "memory", "redis://host:port/db", "postgres://host:port/database"];
 
     /// Returns the word used in the configuration.
     pub fn as_str(&self) -> &str {
         match self {
             Self::Embedded => "embedded",
             Self::Memory => "memory",
-            Self::Redis(address) => address,
+            Self::Redis(address) | Self::Postgres(address) => address,
         }
+    }
+
+    /// Tells whether what is stored lies outside of the node.
+    pub fn is_outside(&self) -> bool {
+        matches!(self, Self::Redis(_) | Self::Postgres(_))
     }
 
     /// Tells whether it lets events wait for others, and urgent ones go before others.
@@ -39,15 +46,30 @@ impl Engine {
     }
 
     pub(super) fn check(&self, here: &Spot<'_>) {
-        let Self::Redis(address) = self else { return };
-        here.require(cfg!(feature = "redis"), || tidegate_store::LEFT_OUT.to_owned());
-        let plain = || {
-            "user and password do not stand in the address: give them as redis.user and redis.password, such as \
-             ${env:REDIS_PASSWORD}"
-                .to_owned()
+        let (address, section, variable) = match self {
+            Self::Embedded | Self::Memory => return,
+            Self::Redis(address) => {
+                here.require(cfg!(feature = "redis"), || tidegate_store::LEFT_OUT.to_owned());
+                (address, "redis", "REDIS_PASSWORD")
+            }
+            Self::Postgres(address) => {
+                here.require(cfg!(feature = "postgres"), || tidegate_store::POSTGRES_LEFT_OUT.to_owned());
+                (address, "postgres", "PGPASSWORD")
+            }
         };
-        here.require(!address.contains('@'), plain);
+        let plain = || {
+            format!(
+                "user and password do not stand in the address: give them as {section}.user and {section}.password, such as \
+                 ${{env:{variable}}}"
+            )
+        };
+        here.require(!address.contains('@') && !address.contains("password="), plain);
     }
+}
+
+/// Tells whether an address begins with one of these words and goes on.
+fn names_host(address: &str, words: &[&str]) -> bool {
+    words.iter().any(|word| address.strip_prefix(word).is_some_and(|rest| !rest.is_empty()))
 }
 
 impl Serialize for Engine {
@@ -62,7 +84,8 @@ impl<'de> Deserialize<'de> for Engine {
         match text.as_str() {
             "embedded" => Ok(Self::Embedded),
             "memory" => Ok(Self::Memory),
-            address if address.starts_with(REDIS) && address.len() > REDIS.len() => Ok(Self::Redis(text)),
+            address if names_host(address, &[REDIS]) => Ok(Self::Redis(text)),
+            address if names_host(address, &POSTGRES) => Ok(Self::Postgres(text)),
             word => Err(serde::de::Error::unknown_variant(word, Self::WORDS)),
         }
     }
@@ -76,8 +99,8 @@ impl JsonSchema for Engine {
         schemars::json_schema!({
             "type": "string",
             "title": "engine",
-            "pattern": "^(embedded|memory|redis://.+)$",
-            "examples": ["embedded", "memory", "redis://127.0.0.1:6379/0"]
+            "pattern": "^(embedded|memory|redis://.+|postgres(ql)?://.+)$",
+            "examples": ["embedded", "memory", "redis://127.0.0.1:6379/0", "postgres://127.0.0.1:5432/tidegate"]
         })
     }
 }
@@ -135,11 +158,7 @@ impl RedisConfig {
     pub(super) fn check(&self, engine: &Engine, here: &Spot<'_>) {
         let is_redis = matches!(engine, Engine::Redis(_));
         here.require(is_redis || self.is_usual(), || "these settings are for engine: redis://host:port/db".to_owned());
-        let more = || "must be more than zero".to_owned();
-        here.at("timeout").require(!self.timeout.is_zero(), more);
-        here.at("timeout").require(self.timeout <= TIMEOUT_MAX, || format!("must be at most {TIMEOUT_MAX}"));
-        here.at("takeover").require(self.takeover >= TAKEOVER_MIN, || format!("must be at least {TAKEOVER_MIN}"));
-        here.at("poll").require(!self.poll.is_zero(), more);
+        check_times(self.timeout, self.poll, self.takeover, here);
         let prefix = &self.prefix;
         let fits = prefix.len() <= limits::NAME_BYTES_MAX
             && prefix.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | ':'));
@@ -147,4 +166,77 @@ impl RedisConfig {
             format!("may hold only letters, digits, '.', '_', '-' and ':', and at most {}", limits::NAME_BYTES_MAX)
         });
     }
+}
+
+/// Settings of the engine on a PostgreSQL server.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct PostgresConfig {
+    /// Role to log in as; absent = the name of the system's user, as usual.
+    pub user: Option<String>,
+    /// Password, as a reference such as `${env:PGPASSWORD}`.
+    pub password: Option<Secret>,
+    /// Schema in which the tables and functions of the store lie. It is made when it is missing.
+    pub schema: String,
+    /// Longest time that one answer of the server may take.
+    pub timeout: Time,
+    /// Time between two looks for work that nobody rang for: what one node appends or gives back is told to the others at
+    /// once, and a message may be lost.
+    pub poll: Time,
+    /// Time without a sign of life after which a node counts as gone, and other nodes work off what it holds.
+    pub takeover: Time,
+}
+
+/// Longest name of a schema: the server cuts longer ones.
+const SCHEMA_BYTES_MAX: usize = 48;
+
+impl Default for PostgresConfig {
+    fn default() -> Self {
+        let PostgresSettings { schema, timeout, poll, takeover, .. } = PostgresSettings::default();
+        let time = |time: std::time::Duration| Time::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        Self { user: None, password: None, schema, timeout: time(timeout), poll: time(poll), takeover: time(takeover) }
+    }
+}
+
+impl PostgresConfig {
+    /// Tells whether nothing was set.
+    pub(super) fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Returns what the engine is asked for.
+    pub fn settings(&self) -> PostgresSettings {
+        PostgresSettings {
+            user: self.user.clone(),
+            password: self.password.as_ref().map(|secret| Password(secret.expose().to_owned())),
+            schema: self.schema.clone(),
+            timeout: self.timeout.get(),
+            poll: self.poll.get(),
+            takeover: self.takeover.get(),
+        }
+    }
+
+    pub(super) fn check(&self, engine: &Engine, here: &Spot<'_>) {
+        let is_postgres = matches!(engine, Engine::Postgres(_));
+        let elsewhere = || "these settings are for engine: postgres://host:port/database".to_owned();
+        here.require(is_postgres || self.is_usual(), elsewhere);
+        check_times(self.timeout, self.poll, self.takeover, here);
+        let schema = &self.schema;
+        let fits = schema.len() <= SCHEMA_BYTES_MAX
+            && schema.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
+            && !schema.starts_with("pg_")
+            && schema.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+        here.at("schema").require(fits, || {
+            format!("may hold only small letters, digits and '_', begins with no digit and no pg_, and at most {SCHEMA_BYTES_MAX}")
+        });
+    }
+}
+
+/// Checks the times of an engine with a server.
+fn check_times(timeout: Time, poll: Time, takeover: Time, here: &Spot<'_>) {
+    let more = || "must be more than zero".to_owned();
+    here.at("timeout").require(!timeout.is_zero(), more);
+    here.at("timeout").require(timeout <= TIMEOUT_MAX, || format!("must be at most {TIMEOUT_MAX}"));
+    here.at("takeover").require(takeover >= TAKEOVER_MIN, || format!("must be at least {TAKEOVER_MIN}"));
+    here.at("poll").require(!poll.is_zero(), more);
 }

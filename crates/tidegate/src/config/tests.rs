@@ -99,6 +99,9 @@ fn defaults_make_a_node() {
     let redis = read("version: 1\nengine: redis://127.0.0.1:6379/0\nredis: { prefix: 'shop:' }").unwrap();
     assert_eq!((redis.engine.as_str(), &*redis.redis.prefix), ("redis://127.0.0.1:6379/0", "shop:"));
     assert_eq!(redis.redis.timeout.get().as_secs(), 10);
+    let postgres = read("version: 1\nengine: postgres://127.0.0.1/shop\npostgres: { schema: queue }").unwrap();
+    assert_eq!((postgres.engine.as_str(), &*postgres.postgres.schema), ("postgres://127.0.0.1/shop", "queue"));
+    assert!(postgres.engine.is_outside());
     let config =
         read("version: 1\nstreams:\n  orders:\n  mail: { dedupe: off, max_backlog: off, retain: { age: off } }")
             .unwrap();
@@ -140,6 +143,33 @@ fn unknown_keys_are_named_with_the_nearest_one() {
         "drop_unsettled",
     );
     assert_eq!(refused(&SAMPLE.replacen("type: webhook", "type: pull", 1)).len(), 3);
+}
+
+#[test]
+fn settings_of_a_postgres_server_are_checked() {
+    check(
+        "embedded",
+        "postgres://me:secret@x/db",
+        "postgres://me",
+        "engine: user and password do not stand in",
+        "postgres.password",
+    );
+    check(
+        "engine: embedded",
+        "postgres: { poll: 3s }\nengine: embedded",
+        "postgres",
+        "postgres: these settings are for",
+        "postgres://",
+    );
+    for (key, words) in [("timeout: 1m", "at most 10s"), ("takeover: 1s", "at least 2s"), ("schema: 'a-b'", "letters")]
+    {
+        let to = format!("postgres: {{ {key} }}\nengine: postgres://x");
+        let place = format!("postgres.{}: ", key.split_once(':').unwrap().0);
+        check("engine: embedded", &to, key.split_once(": ").unwrap().1, &place, words);
+    }
+    // It holds back and ranks.
+    let group = "{ from: orders, after: wait, priority_step: 5m, sink: { type: pull } }";
+    read(&format!("version: 1\nengine: postgres://x\ngroups: {{ g: {group} }}\nstreams: {{ orders: {{}} }}")).unwrap();
 }
 
 #[test]

@@ -1,19 +1,97 @@
-//! A node whose streams lie in a Redis server, and what becomes of it when that server goes and comes back.
+//! A node whose streams lie in a Redis or PostgreSQL server, and what becomes of it when that server goes and comes back.
 
 use std::collections::HashSet;
 
-use tidegate_testkit::RedisServer;
+use tidegate_testkit::{PostgresServer, RedisServer};
 
 use crate::{
     node::{Berth, Node, SAMPLE, tidegate, told, until},
     receiver::Receiver,
 };
 
-const SAFE: [&str; 2] = ["--appendonly yes", "--appendfsync always"];
+/// A server that keeps the streams.
+trait Engine {
+    /// How health says that it is away, and how promises say that it loses nothing.
+    fn words(&self) -> [&'static str; 2];
+    /// The keys of the configuration that choose it.
+    fn keys(&self) -> String;
+    fn kill(&mut self);
+    fn run_again(&mut self);
+}
 
-fn sample(server: &RedisServer, receiver: &Receiver) -> String {
+impl Engine for RedisServer {
+    fn words(&self) -> [&'static str; 2] {
+        ["Redis cannot be reached", "appendfsync always"]
+    }
+
+    fn keys(&self) -> String {
+        format!("redis: {{ timeout: 2s, takeover: 2s }}\nengine: {}", self.url())
+    }
+
+    fn kill(&mut self) {
+        Self::kill(self);
+    }
+
+    fn run_again(&mut self) {
+        Self::run_again(self);
+    }
+}
+
+impl Engine for PostgresServer {
+    fn words(&self) -> [&'static str; 2] {
+        ["PostgreSQL cannot be reached", "synchronous_commit on"]
+    }
+
+    fn keys(&self) -> String {
+        let address = self.url().replace("tester@", "");
+        format!("postgres: {{ user: tester, timeout: 2s, takeover: 2s }}\nengine: {address}")
+    }
+
+    fn kill(&mut self) {
+        Self::kill(self);
+    }
+
+    fn run_again(&mut self) {
+        Self::run_again(self);
+    }
+}
+
+fn redis() -> RedisServer {
+    RedisServer::start(&["--appendonly yes", "--appendfsync always"])
+}
+
+fn postgres() -> PostgresServer {
+    PostgresServer::start(&["fsync=on"])
+}
+
+macro_rules! on_each_server {
+    ($($test:ident),+ $(,)?) => {
+        mod on_redis {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(super::redis()).await;
+            })+
+        }
+
+        mod on_postgres {
+            $(#[tokio::test]
+            async fn $test() {
+                super::$test(super::postgres()).await;
+            })+
+        }
+    };
+}
+
+on_each_server! {
+    an_outage_of_the_server_loses_nothing_and_buries_nothing,
+    a_killed_node_goes_on_where_it_was,
+    what_a_killed_node_held_is_done_by_the_other,
+    nodes_that_share_a_server_say_when_they_work_differently,
+}
+
+fn sample(server: &impl Engine, receiver: &Receiver) -> String {
     SAMPLE
-        .replace("engine: embedded", &format!("redis: {{ timeout: 2s, takeover: 2s }}\nengine: {}", server.url()))
+        .replace("engine: embedded", &server.keys())
         .replace("https://partner.example/hook", &receiver.url)
         .replace("rate: 50/s, ", "")
 }
@@ -34,9 +112,7 @@ async fn all_arrive(receiver: &Receiver, ids: &[String]) {
     until("everything acknowledged arrives", arrived).await;
 }
 
-#[tokio::test]
-async fn an_outage_of_the_server_loses_nothing_and_buries_nothing() {
-    let mut server = RedisServer::start(&SAFE);
+async fn an_outage_of_the_server_loses_nothing_and_buries_nothing(mut server: impl Engine) {
     let receiver = Receiver::start().await;
     let berth = Berth::new(&sample(&server, &receiver));
     let node = berth.start().await;
@@ -48,9 +124,10 @@ async fn an_outage_of_the_server_loses_nothing_and_buries_nothing() {
     }
     server.kill();
     assert!(!publish(&node, "refused").await, "nothing is accepted that cannot be kept");
+    let [away, _] = server.words();
     let health = || async {
         let answer = node.client.get(format!("{}/health/detailed", node.url)).send().await.ok()?.text().await.ok()?;
-        answer.contains("Redis cannot be reached").then_some(answer)
+        answer.contains(away).then_some(answer)
     };
     assert!(until("health tells of the outage", health).await.contains("degraded"));
     server.run_again();
@@ -68,9 +145,7 @@ async fn an_outage_of_the_server_loses_nothing_and_buries_nothing() {
     node.stop().await;
 }
 
-#[tokio::test]
-async fn a_killed_node_goes_on_where_it_was() {
-    let server = RedisServer::start(&SAFE);
+async fn a_killed_node_goes_on_where_it_was(server: impl Engine) {
     let receiver = Receiver::start().await;
     let berth = Berth::new(&sample(&server, &receiver));
     let node = berth.start().await;
@@ -80,7 +155,8 @@ async fn a_killed_node_goes_on_where_it_was() {
         assert!(publish(&node, id).await);
     }
     let promises = node.get("/health/detailed").await["promises"].to_string();
-    assert!(promises.contains("appendfsync always"), "{promises}");
+    let [_, safe] = server.words();
+    assert!(promises.contains(safe), "{promises}");
     node.kill().await;
     let node = berth.start().await;
     assert_eq!(node.get("/v1/groups/deliver").await["waiting"], 50, "what was wished is wished still");
@@ -91,9 +167,7 @@ async fn a_killed_node_goes_on_where_it_was() {
 }
 
 /// Two nodes share a group. What one held when it was killed, the other has done long before its leases of a minute end.
-#[tokio::test]
-async fn what_a_killed_node_held_is_done_by_the_other() {
-    let server = RedisServer::start(&SAFE);
+async fn what_a_killed_node_held_is_done_by_the_other(server: impl Engine) {
     let receiver = Receiver::start().await;
     let config = sample(&server, &receiver).replace("workers: 8", "workers: 4\n    results: { keep: 1h }");
     let berths = [Berth::new(&config), Berth::new(&config.replace("harbour", "quay"))];
@@ -140,9 +214,7 @@ async fn a_check_says_what_may_be_lost_and_that_a_server_is_not_there() {
     assert_eq!(run(&["--offline"]).0, 0);
 }
 
-#[tokio::test]
-async fn nodes_that_share_a_server_say_when_they_work_differently() {
-    let server = RedisServer::start(&SAFE);
+async fn nodes_that_share_a_server_say_when_they_work_differently(server: impl Engine) {
     let receiver = Receiver::start().await;
     let of = |name: &str, retry: &str| {
         let config = sample(&server, &receiver);
@@ -170,4 +242,38 @@ async fn nodes_that_share_a_server_say_when_they_work_differently() {
     until("they agree", agree).await;
     same.stop().await;
     one.stop().await;
+}
+
+#[tokio::test]
+async fn a_check_knows_a_postgres_server_from_others() {
+    let mut server = PostgresServer::start(&["fsync=off"]);
+    let keys = server.keys();
+    let check = |keys: &str, more: &[&str]| {
+        let berth = Berth::new(&format!("version: 1\n{keys}\nstreams: {{ orders: {{}} }}\n"));
+        told(&tidegate(&[&["check", &berth.config().display().to_string()], more].concat()))
+    };
+    let (exit, out, err) = check(&keys, &[]);
+    assert_eq!(exit, 0, "{out}{err}");
+    for word in ["engine: PostgreSQL ", "fsync off", "warning: "] {
+        assert!(out.contains(word), "{word:?} is not in {out}{err}");
+    }
+    assert_eq!(
+        server.psql("SELECT count(*) FROM pg_namespace WHERE nspname = 'tidegate'"),
+        "0",
+        "a check changes nothing"
+    );
+    let redis = RedisServer::start(&[]);
+    let wrong = [
+        (keys.replace("/postgres", "/nowhere"), "database \"nowhere\" does not exist"),
+        (keys.replace("user: tester", "user: nobody"), "role \"nobody\" does not exist"),
+        (keys.replace(&server.port().to_string(), &redis.port().to_string()), "answer as a PostgreSQL server does"),
+    ];
+    for (keys, word) in wrong {
+        let (exit, out, err) = check(&keys, &[]);
+        assert!(exit != 0 && err.contains("engine: found ") && err.contains(word), "{word:?}: {out}{err}");
+    }
+    server.kill();
+    let (exit, out, err) = check(&keys, &[]);
+    assert!(exit != 0 && err.contains("PostgreSQL cannot be reached"), "{out}{err}");
+    assert_eq!(check(&keys, &["--offline"]).0, 0);
 }

@@ -1,0 +1,9 @@
+//! What the engines that keep their streams in a server have in common: what is declared, bells, searches, dead letters.
+
+pub(crate) mod bells;
+pub(crate) mod declared;
+pub(crate) mod drain;
+pub(crate) mod facts;
+pub(crate) mod hunt;
+pub(crate) mod lines;
+pub(crate) mod steps;
