@@ -154,7 +154,11 @@ async fn a_group_moves_to_a_node_and_others_stay() {
     }
     let read =
         redis(&server, &["XREADGROUP", "GROUP", "linting_group", "lint-77", "COUNT", "4", "STREAMS", TOPIC, ">"]);
-    let positions: Vec<&str> = read.lines().filter(|line| line.len() > 13 && line.ends_with("-0")).collect();
+    let is_id = |line: &&str| {
+        let is_number = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+        line.split_once('-').is_some_and(|(time, count)| time.len() == 13 && is_number(time) && is_number(count))
+    };
+    let positions: Vec<&str> = read.lines().filter(is_id).collect();
     assert_eq!(positions.len(), 4, "{read}");
     for done in [0, 1, 3] {
         redis(&server, &["XACK", TOPIC, "linting_group", positions[done]]);
