@@ -421,9 +421,10 @@ fn source(view: &ModuleView) -> Found {
         (ModuleState::Failing, Some((at, fault))) => {
             Found::because(State::Degraded, format!("it crashed and starts again: {fault}")).since(*at)
         }
-        _ => match &view.brought.refused {
-            Some(why) => Found::because(State::Degraded, format!("its stream takes nothing: {why}")),
-            None => Found::healthy(),
+        _ => match (&view.brought.away, &view.brought.refused) {
+            (Some(why), _) => Found::because(State::Degraded, format!("what it reads is away: {why}")),
+            (None, Some(why)) => Found::because(State::Degraded, format!("its stream takes nothing: {why}")),
+            (None, None) => Found::healthy(),
         },
     }
 }

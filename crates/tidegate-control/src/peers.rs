@@ -10,7 +10,7 @@ use tidegate_engine::Task;
 use crate::api::Api;
 
 /// Time between two looks.
-const MEET_EVERY: Duration = Duration::from_secs(5);
+const MEET_EVERY: Duration = Duration::from_secs(2);
 
 /// What the nodes said last, this one included.
 #[derive(Debug, Default)]

@@ -100,6 +100,7 @@ pub struct Brought {
 struct Last {
     accepted_at: Option<Timestamp>,
     refused: Option<String>,
+    away: Option<String>,
     rejected: Option<(Timestamp, String)>,
 }
 
@@ -116,6 +117,8 @@ pub struct BroughtView {
     pub accepted_at: Option<Timestamp>,
     /// Why the stream takes nothing just now; none when it does.
     pub refused: Option<String>,
+    /// Why what it reads cannot be reached just now; none when it can.
+    pub away: Option<String>,
     /// The last piece of input that was no event: when, where and why.
     pub rejected_last: Option<(Timestamp, String)>,
 }
@@ -130,6 +133,7 @@ impl Brought {
             rejected: self.rejected.load(Ordering::Relaxed),
             accepted_at: last.accepted_at,
             refused: last.refused,
+            away: last.away,
             rejected_last: last.rejected,
         }
     }
@@ -199,6 +203,11 @@ impl Feed {
         self.brought.rejected.fetch_add(1, Ordering::Relaxed);
         self.brought.last.lock().rejected = Some((self.clock.now(), format!("{place}: {why}")));
         self.notices.emit(&Notice::InputRejected { module: self.name.clone(), place, why });
+    }
+
+    /// Says that what the source reads cannot be reached, or that it can again: health is degraded in between.
+    pub fn away(&self, why: Option<&str>) {
+        self.brought.last.lock().away = why.map(str::to_owned);
     }
 
     /// Tells something that the source's own documents explain.

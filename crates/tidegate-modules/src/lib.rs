@@ -8,6 +8,7 @@ mod postgres;
 mod registry;
 pub mod sink;
 pub mod source;
+mod sql;
 #[cfg(test)]
 mod trial;
 

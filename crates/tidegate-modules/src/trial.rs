@@ -1,4 +1,4 @@
-//! For tests: what a source is given, without a node behind it.
+//! For tests: what modules are given, without a node behind them.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tidegate_core::{
     clock::{Clock, Timestamp},
+    config::Environment,
     delivery::Position,
     event::Event,
     fault::{Fault, Result},
@@ -22,6 +23,18 @@ use tidegate_core::{
     source::{Brought, Feed, Inlet, Source},
     store::Appended,
 };
+
+/// An environment whose every variable has one value.
+pub(crate) struct Variable(pub(crate) String);
+
+impl Environment for Variable {
+    fn variable(&self, _: &str) -> Result<String, String> {
+        Ok(self.0.clone())
+    }
+    fn file(&self, _: &str, _: bool) -> Result<String, String> {
+        Err("there are no files".to_owned())
+    }
+}
 
 /// Streams and memory that outlive a source; the streams know an event again for ever.
 #[derive(Default)]

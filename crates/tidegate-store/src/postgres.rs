@@ -26,7 +26,6 @@ mod wake;
 mod whereabouts;
 
 use std::{
-    collections::BTreeMap,
     fmt,
     sync::{
         Arc,
@@ -37,11 +36,10 @@ use std::{
 
 use parking_lot::{Mutex, RwLock};
 use tidegate_core::{
-    clock::{Clock, Timestamp},
+    clock::Clock,
     event::FingerprintKey,
     fault::{Fault, Origin, Result},
     notice::{Notice, Notices},
-    store::StoreStatus,
 };
 use tokio_postgres::Row;
 
@@ -54,7 +52,7 @@ use self::{
 };
 use crate::{
     Look,
-    served::{declared::Registry, drain::Drain},
+    served::{declared::Registry, told::Told},
 };
 
 /// How a store in PostgreSQL is opened.
@@ -127,31 +125,6 @@ pub struct PostgresStore {
     /// What is still to be declared anew after the server lost it; held by the one who does so.
     restoring: tokio::sync::Mutex<Registry>,
     closed: AtomicBool,
-}
-
-/// What this process counts by itself, and what it last heard of the server.
-#[derive(Debug, Default)]
-struct Told {
-    status: StoreStatus,
-    /// When the server was asked for its settings.
-    looked_at: Option<Timestamp>,
-    /// That the server lost everything once.
-    lost: Option<String>,
-    /// Publishes answered as duplicates, by number of the stream.
-    duplicates: BTreeMap<u32, u64>,
-    /// Leases lost, by number of the group.
-    leases_lost: BTreeMap<u32, u64>,
-    drain: BTreeMap<u32, Drain>,
-    unheard: Vec<Unheard>,
-}
-
-/// A call that may have lent something without our hearing of it.
-#[derive(Debug, Clone, Copy)]
-struct Unheard {
-    group: u32,
-    call: u64,
-    /// When its leases end.
-    ends_at: Timestamp,
 }
 
 impl fmt::Debug for PostgresStore {

@@ -1,4 +1,5 @@
-//! What the engines that keep their streams in a server have in common: what is declared, bells, searches, dead letters.
+//! What the engines that keep their streams in a server have in common: what is declared, bells and
+//! waiting, what is counted, searches, dead letters.
 
 pub(crate) mod bells;
 pub(crate) mod declared;
@@ -6,4 +7,6 @@ pub(crate) mod drain;
 pub(crate) mod facts;
 pub(crate) mod hunt;
 pub(crate) mod lines;
+pub(crate) mod patience;
 pub(crate) mod steps;
+pub(crate) mod told;

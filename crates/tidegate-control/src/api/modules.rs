@@ -82,6 +82,8 @@ pub(crate) struct BroughtDetail {
     accepted_at: Option<Timestamp>,
     /// Why the stream takes nothing just now.
     refused: Option<String>,
+    /// Why what it reads cannot be reached just now.
+    away: Option<String>,
     /// The last piece of input that was no event: when, where and why.
     rejected_last: Option<ModuleError>,
 }
@@ -107,6 +109,7 @@ impl From<ModuleView> for Module {
             rejected: brought.rejected,
             accepted_at: brought.accepted_at,
             refused: brought.refused,
+            away: brought.away,
             rejected_last: brought.rejected_last.map(Into::into),
         });
         Self {

@@ -38,7 +38,10 @@ pub use self::ledger::{Key, ddl};
 use self::session::Session;
 #[cfg(feature = "postgres")]
 use crate::postgres::as_fault;
-use crate::registry::{ModuleKind, ModuleSpec, SinkParts, SinkSettings};
+use crate::{
+    registry::{ModuleKind, ModuleSpec, SinkParts, SinkSettings},
+    sql::{TABLE, is_table},
+};
 
 /// The line in the list of modules.
 pub const SPEC: ModuleSpec = ModuleSpec {
@@ -100,8 +103,7 @@ impl SinkSettings for PostgresSinkConfig {
             format!("must be 1 to {STATEMENT_BYTES_MAX} bytes")
         });
         if let Some(table) = self.ledger.on() {
-            here.at("ledger")
-                .require(ledger::is_table(table), || "must be a table, or a schema, a dot and a table".to_owned());
+            here.at("ledger").require(is_table(table), || TABLE.to_owned());
         }
         here.at("keep").require(self.keep >= KEEP_MIN, || format!("must be {KEEP_MIN} or more"));
     }

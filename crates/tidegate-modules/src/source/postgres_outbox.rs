@@ -50,7 +50,10 @@ pub use self::table::Columns;
 use self::table::Table;
 #[cfg(feature = "postgres")]
 use crate::postgres::{Calls, Link, as_fault};
-use crate::registry::{ModuleKind, ModuleSpec, OpenSource, SourceParts, SourceSettings};
+use crate::{
+    registry::{ModuleKind, ModuleSpec, OpenSource, SourceParts, SourceSettings},
+    sql::{NAME, TABLE, is_name, is_table},
+};
 
 /// The line in the list of modules.
 pub const SPEC: ModuleSpec = ModuleSpec {
@@ -196,7 +199,7 @@ impl OutboxConfig {
             here.require(is_free, || "is an attribute that other columns give".to_owned());
             match is_path(column) {
                 true => here.require(column.parse::<OrderBy>().is_ok(), || "is no path in the payload".to_owned()),
-                false => here.require(table::is_name(column), || table::NAME.to_owned()),
+                false => here.require(is_name(column), || NAME.to_owned()),
             }
         }
         here.require(self.attributes.len() + 2 <= limits::EXTENSIONS_MAX, || {
@@ -242,10 +245,7 @@ impl SourceSettings for OutboxConfig {
 
     fn check(&self, here: &Spot<'_>) {
         self.check_url(&here.at("url"));
-        let parts: Vec<&str> = self.table.split('.').collect();
-        here.at("table").require(parts.len() <= 2 && parts.iter().all(|part| table::is_name(part)), || {
-            "must be a table, or a schema, a dot and a table".to_owned()
-        });
+        here.at("table").require(is_table(&self.table), || TABLE.to_owned());
         self.columns.check(&here.at("columns"));
         self.check_attributes(&here.at("attributes"));
         let source = self.source_uri();
@@ -254,7 +254,7 @@ impl SourceSettings for OutboxConfig {
         });
         here.at("poll")
             .require((POLL_MIN..=POLL_MAX).contains(&self.poll), || format!("must be {POLL_MIN} to {POLL_MAX}"));
-        here.at("notify").require(self.notify.on().is_none_or(|name| table::is_name(name)), || table::NAME.to_owned());
+        here.at("notify").require(self.notify.on().is_none_or(|name| is_name(name)), || NAME.to_owned());
         here.at("batch").require((1..=limits::OUTBOX_BATCH_MAX).contains(&self.batch), || {
             format!("must be 1 to {}", limits::OUTBOX_BATCH_MAX)
         });

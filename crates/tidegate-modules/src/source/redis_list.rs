@@ -207,8 +207,9 @@ impl RedisList {
         self.guard.call(false, look).await
     }
 
-    async fn seen(&self, now: Timestamp) -> Result<u64, Failure> {
+    async fn seen(&self, feed: &Feed, now: Timestamp) -> Result<u64, Failure> {
         let looked = self.look().await;
+        feed.away(looked.as_ref().err().map(|failure| &*failure.message));
         let mut seen = self.seen.lock();
         match &looked {
             Ok(depth) => *seen = Seen { depth: Some(*depth), counted_at: Some(now), fault: None },
@@ -265,7 +266,7 @@ impl Source for RedisList {
         loop {
             let now = feed.clock.now();
             let before = told.clone();
-            if let Ok(depth) = self.seen(now).await
+            if let Ok(depth) = self.seen(feed, now).await
                 && told.take(depth > self.config.above, now, self.config.lasting.get())
             {
                 let event = self.event(feed, told.is_high, depth, now);
@@ -292,25 +293,15 @@ impl Source for RedisList {
 
 #[cfg(test)]
 mod tests {
-    use tidegate_core::config::{Environment, load};
+    use tidegate_core::config::load;
 
     use super::*;
-    use crate::SourceConfig;
-
-    struct Url(&'static str);
-
-    impl Environment for Url {
-        fn variable(&self, _: &str) -> Result<String, String> {
-            Ok(self.0.to_owned())
-        }
-        fn file(&self, _: &str, _: bool) -> Result<String, String> {
-            Err("there are no files".to_owned())
-        }
-    }
+    use crate::{SourceConfig, trial::Variable};
 
     fn address(url: &'static str) -> Result<Address, String> {
         let text = "{ type: redis_list, url: '${env:URL}', target: t, key: k, above: 20, to: s }";
-        let source: SourceConfig = load(text, "t.yaml", &Url(url)).map_err(|error| error.to_string())?;
+        let source: SourceConfig =
+            load(text, "t.yaml", &Variable(url.to_owned())).map_err(|error| error.to_string())?;
         assert_eq!(source.settings().target().map(TargetName::as_str), Some("t"));
         let SourceConfig::RedisList(config) = source else { return Err("another source".to_owned()) };
         config.address().map_err(str::to_owned)

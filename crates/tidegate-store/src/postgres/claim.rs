@@ -15,12 +15,16 @@ use tidegate_core::{
 use tokio_postgres::Row;
 
 use super::{
-    PostgresStore, Unheard,
+    PostgresStore,
     link::{Lane, Values},
     registry::time,
     row::{event, get, number, odd, position},
 };
-use crate::served::{declared::GroupHead, lines::attempts};
+use crate::served::{
+    declared::GroupHead,
+    lines::attempts,
+    patience::{Work, rest},
+};
 
 /// How long an event waits whose twin is being processed right now, in milliseconds.
 const TWIN_WAIT: i64 = 200;
@@ -139,7 +143,8 @@ impl PostgresStore {
         let (id, owner, epoch) = (claiming.head.id.cast_signed(), self.owner.cast_signed(), call.cast_signed());
         let (now, room) = (claiming.now.as_millis(), i32::try_from(room).unwrap_or(i32::MAX));
         let (lease, stop) = (time(claiming.ask.lease), claiming.stop());
-        let unheard = self.unheard(claiming);
+        let unheard = self.told.lock().unheard(claiming.head.id, claiming.now);
+        let unheard: Vec<i64> = unheard.into_iter().map(u64::cast_signed).collect();
         let most = |limit: usize| i64::try_from(limit).unwrap_or(i64::MAX);
         let bytes = most(limits::CLAIM_BYTES_MAX.saturating_sub(claiming.bytes));
         let (flight, line) = (most(limits::IN_FLIGHT_MAX), most(limits::ORDER_LOOKAHEAD_MAX));
@@ -168,7 +173,7 @@ impl PostgresStore {
         let row = self.ask_one(Lane::Claim, &claiming.what(), statement, values).await.inspect_err(|fault| {
             if matches!(fault.kind, FaultKind::Unavailable | FaultKind::Timeout) {
                 let ends_at = claiming.now.plus(claiming.ask.lease);
-                self.told.lock().unheard.push(Unheard { group: claiming.head.id, call, ends_at });
+                self.told.lock().lost_answer(claiming.head.id, call, ends_at);
             }
         })?;
         self.lent(claiming, call, &row)?;
@@ -212,15 +217,6 @@ impl PostgresStore {
         Ok(())
     }
 
-    /// Returns the calls for a group whose answers were lost: what they lent is given back by the next claim. One may
-    /// be carried out later still, so they are remembered until their leases would have ended anyway.
-    fn unheard(&self, claiming: &Claiming<'_>) -> Vec<i64> {
-        let mut told = self.told.lock();
-        told.unheard.retain(|one| one.ends_at > claiming.now);
-        let of_group = told.unheard.iter().filter(|one| one.group == claiming.head.id);
-        of_group.map(|one| one.call.cast_signed()).collect()
-    }
-
     /// By what ledgers recognise an event.
     pub(crate) fn mark(&self, source: &ByteString, id: &ByteString) -> Vec<u8> {
         self.key.of(source, id).to_le_bytes().to_vec()
@@ -228,38 +224,24 @@ impl PostgresStore {
 
     /// Returns when the group may have work, at the latest at `until`.
     pub(crate) async fn wait_for_work(&self, head: &GroupHead, until: Timestamp) {
-        let clock = &self.options.clock;
         let bell = self.wake.bell(head.id);
-        let (id, line) = (head.id.cast_signed(), i64::try_from(limits::ORDER_LOOKAHEAD_MAX).unwrap_or(i64::MAX));
         loop {
-            let notified = bell.notified();
-            tokio::pin!(notified);
+            let mut notified = std::pin::pin!(bell.notified());
             notified.as_mut().enable();
-            let statement = "SELECT o_work, o_due, o_ends FROM tg_peek($1, $2)";
-            let told = self.ask_one(Lane::Look, "look for work", statement, &[&id, &line]).await;
-            let told = told.and_then(|row| {
-                Ok((get(&row, "o_work")?, super::row::time(&row, "o_due")?, super::row::time(&row, "o_ends")?))
-            });
-            let now = clock.now();
-            let mut wake_at = until;
-            match told {
-                Ok((true, ..)) => return,
-                Ok((_, due, ends)) => wake_at = due.into_iter().chain(ends).chain([until]).min().unwrap_or(until),
-                // The claim that follows meets the same fault and says so; here it must only not spin.
-                Err(_) => {}
-            }
-            if wake_at <= now {
-                return;
-            }
-            // A message of another node may be lost.
-            let pause = self.options.poll.min(wake_at.since(now));
-            tokio::select! {
-                () = notified => return,
-                () = clock.sleep(pause) => {}
-            }
-            if clock.now() >= until {
+            let found = self.peek(head).await;
+            if !rest(&self.options.clock, notified, self.options.poll, until, found).await {
                 return;
             }
         }
+    }
+
+    async fn peek(&self, head: &GroupHead) -> Result<Work> {
+        let (id, line) = (head.id.cast_signed(), i64::try_from(limits::ORDER_LOOKAHEAD_MAX).unwrap_or(i64::MAX));
+        let statement = "SELECT o_work, o_due, o_ends FROM tg_peek($1, $2)";
+        let row = self.ask_one(Lane::Look, "look for work", statement, &[&id, &line]).await?;
+        if get(&row, "o_work")? {
+            return Ok(Work::Now);
+        }
+        Ok(Work::At([super::row::time(&row, "o_due")?, super::row::time(&row, "o_ends")?]))
     }
 }

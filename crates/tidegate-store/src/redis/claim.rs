@@ -13,13 +13,14 @@ use tidegate_core::{
 };
 
 use super::{
-    RedisStore, Unheard,
+    RedisStore,
     entry::{Parsed, attempts, parse},
     hex,
     registry::{GroupHead, millis},
     script::{Ask, SCRIPTS},
 };
 pub(crate) use crate::served::facts::instant;
+use crate::served::patience::{Work, rest};
 
 /// How long an event waits whose twin is being processed right now, in milliseconds.
 const TWIN_WAIT: u64 = 200;
@@ -96,7 +97,7 @@ impl RedisStore {
             .number(limits::CLAIM_BYTES_MAX)
             .number(limits::IN_FLIGHT_MAX)
             .number(limits::ORDER_LOOKAHEAD_MAX);
-        let unheard = self.unheard(claiming);
+        let unheard = self.told.lock().unheard(claiming.head.id, claiming.now);
         ask.number(unheard.len());
         for number in unheard {
             ask.number(number);
@@ -137,7 +138,7 @@ impl RedisStore {
         let mut answer = ran.inspect_err(|fault| {
             if matches!(fault.kind, FaultKind::Unavailable | FaultKind::Timeout) {
                 let ends_at = claiming.now.plus(claiming.ask.lease);
-                self.told.lock().unheard.push(Unheard { group: claiming.head.id, call, ends_at });
+                self.told.lock().lost_answer(claiming.head.id, call, ends_at);
             }
         })?;
         let mut lent = answer.list()?;
@@ -166,14 +167,6 @@ impl RedisStore {
         answer.flag()
     }
 
-    /// Returns the calls for a group whose answers were lost: what they lent is given back by the next look. One may
-    /// be carried out later still, so they are remembered until their leases would have ended anyway.
-    fn unheard(&self, claiming: &Claiming<'_>) -> Vec<u64> {
-        let mut told = self.told.lock();
-        told.unheard.retain(|one| one.ends_at > claiming.now);
-        told.unheard.iter().filter(|one| one.group == claiming.head.id).map(|one| one.call).collect()
-    }
-
     fn candidate(&self, ask: &mut Ask, head: &GroupHead, parsed: &Parsed) {
         let event = &parsed.event;
         let (group, past) = (parsed.head.group, &parsed.head.past);
@@ -196,36 +189,24 @@ impl RedisStore {
 
     /// Returns when the group may have work, at the latest at `until`.
     pub(crate) async fn wait_for_work(&self, head: &GroupHead, until: Timestamp) {
-        let clock = &self.options.clock;
         let bell = self.wake.bell(head.id);
         loop {
-            let notified = bell.notified();
-            tokio::pin!(notified);
+            let mut notified = std::pin::pin!(bell.notified());
             notified.as_mut().enable();
-            let mut ask = self.ask(&SCRIPTS.peek);
-            ask.number(head.id).number(limits::ORDER_LOOKAHEAD_MAX);
-            let answer = self.run(ask, "look for work").await;
-            let told = answer.and_then(|mut answer| Ok((answer.flag()?, answer.maybe_time()?, answer.maybe_time()?)));
-            let now = clock.now();
-            let mut wake_at = until;
-            match told {
-                Ok((true, ..)) => return,
-                Ok((_, due, ends)) => wake_at = due.into_iter().chain(ends).chain([until]).min().unwrap_or(until),
-                // The claim that follows meets the same fault and says so; here it must only not spin.
-                Err(_) => {}
-            }
-            if wake_at <= now {
-                return;
-            }
-            // Other programs do not ring.
-            let pause = self.options.poll.min(wake_at.since(now));
-            tokio::select! {
-                () = notified => return,
-                () = clock.sleep(pause) => {}
-            }
-            if clock.now() >= until {
+            let found = self.peek(head).await;
+            if !rest(&self.options.clock, notified, self.options.poll, until, found).await {
                 return;
             }
         }
+    }
+
+    async fn peek(&self, head: &GroupHead) -> Result<Work> {
+        let mut ask = self.ask(&SCRIPTS.peek);
+        ask.number(head.id).number(limits::ORDER_LOOKAHEAD_MAX);
+        let mut answer = self.run(ask, "look for work").await?;
+        if answer.flag()? {
+            return Ok(Work::Now);
+        }
+        Ok(Work::At([answer.maybe_time()?, answer.maybe_time()?]))
     }
 }

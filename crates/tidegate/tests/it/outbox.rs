@@ -37,7 +37,7 @@ fn insert(from: u32, to: u32) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outbox_is_made_verified_relayed_over_a_kill_and_shown() {
-    let server = PostgresServer::start(&[]);
+    let mut server = PostgresServer::start(&[]);
     let berth = Berth::new(CONFIG);
     let address = berth.path().join("db.url");
     std::fs::write(&address, server.url()).unwrap();
@@ -91,11 +91,11 @@ async fn an_outbox_is_made_verified_relayed_over_a_kill_and_shown() {
         (&1.into(), &1.into()),
         "{shown}"
     );
-    the_relay_is_watched_by_its_old_names(&berth, &node, &server).await;
+    the_relay_is_watched_by_its_old_names(&berth, &node, &mut server).await;
     node.stop().await;
 }
 
-async fn the_relay_is_watched_by_its_old_names(berth: &Berth, node: &Node, server: &PostgresServer) {
+async fn the_relay_is_watched_by_its_old_names(berth: &Berth, node: &Node, server: &mut PostgresServer) {
     let listeners = std::fs::read(berth.data().join("run/listeners.json")).unwrap();
     let listeners: Value = serde_json::from_slice(&listeners).unwrap();
     let url = format!("http://{}", listeners["listeners"][1]["address"].as_str().unwrap());
@@ -132,4 +132,17 @@ async fn the_relay_is_watched_by_its_old_names(berth: &Berth, node: &Node, serve
     assert_eq!(health["services"]["database"]["status"], "healthy", "{health}");
     assert_eq!(health["services"]["redis"]["details"]["engine"], "embedded", "{health}");
     assert!(health["services"]["outbox"]["backlog"].is_u64(), "{health}");
+
+    let database = async |state: &str| {
+        let health = json("/health/detailed").await;
+        (health["services"]["database"]["status"] == state).then_some(health)
+    };
+    server.kill();
+    let health = until("health tells that the database is away", || database("degraded")).await;
+    assert_eq!(health["status"], "degraded", "{health}");
+    let log = || async { std::fs::read_to_string(berth.path().join("logs/relay.log")).ok() };
+    let told = || async { log().await.filter(|log| log.contains("source/outbox is degraded: what it reads is away")) };
+    until("the log tells it too", told).await;
+    server.run_again();
+    until("it is well again", || database("healthy")).await;
 }

@@ -10,6 +10,7 @@ use super::{documents, health, health_phrase};
 use crate::{
     api::{Api, routes},
     call::{Call, json as answer_json},
+    health::components,
     problem::Problem,
     profile::{PLAIN, Profile},
 };
@@ -39,7 +40,9 @@ async fn basic(call: Call) -> Result<Response, Problem> {
 }
 
 async fn detailed(call: Call) -> Result<Response, Problem> {
-    health::answer(&call.api, SERVICE, health::services(&call.api), document(&call.api))
+    let components = components(&call.api);
+    let services = health::services(&call.api, &components);
+    health::answer(&call.api, SERVICE, &components, services, document(&call.api))
 }
 
 async fn metrics(call: Call) -> Result<Response, Problem> {

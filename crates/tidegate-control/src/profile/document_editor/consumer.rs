@@ -7,6 +7,7 @@ use super::{buried, documents, health, health_phrase, metrics_in, prometheus};
 use crate::{
     api::routes,
     call::Call,
+    health::components,
     problem::Problem,
     profile::{PLAIN, Profile},
 };
@@ -36,15 +37,17 @@ async fn basic(call: Call) -> Result<Response, Problem> {
 }
 
 async fn detailed(call: Call) -> Result<Response, Problem> {
-    let metrics = documents::consumer_document(&call.api, group(&call)).await?;
-    let mut services = health::services(&call.api);
-    services.push(health::consumer(&call.api, group(&call).as_ref()).await?);
-    health::answer(&call.api, &service(&call), services, metrics)
+    let groups = documents::groups(&call.api, group(&call).as_ref()).await?;
+    let components = components(&call.api);
+    let mut services = health::services(&call.api, &components);
+    services.push(health::consumer(&call.api, &components, &groups));
+    let metrics = documents::consumer_document(&call.api, &groups);
+    health::answer(&call.api, &service(&call), &components, services, metrics)
 }
 
 async fn metrics(call: Call) -> Result<Response, Problem> {
-    let document = documents::consumer_document(&call.api, group(&call)).await?;
-    metrics_in(&call, document).await
+    let groups = documents::groups(&call.api, group(&call).as_ref()).await?;
+    metrics_in(&call, documents::consumer_document(&call.api, &groups)).await
 }
 
 /// The group that a listener is about.

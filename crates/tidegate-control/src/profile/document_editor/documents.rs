@@ -65,19 +65,28 @@ fn success_rate(success: f64, failure: f64) -> f64 {
     percent(success as u64, (success + failure) as u64).unwrap_or(100.0)
 }
 
-/// The sources whose rows are published: those over an outbox, or all where there is none.
+/// The sources over an outbox.
+pub(super) fn outboxes(api: &Api) -> Vec<ModuleView> {
+    let mut all = sources(api);
+    all.retain(|source| source.details.get("outbox").is_some());
+    all
+}
+
+fn sources(api: &Api) -> Vec<ModuleView> {
+    let mut all = api.modules.list().unwrap_or_default();
+    all.retain(|module| module.direction == Direction::Source);
+    all
+}
+
+/// The sources whose events are published: those over an outbox, or all where there is none.
 fn relays(api: &Api) -> Vec<ModuleView> {
-    let mut sources = api.modules.list().unwrap_or_default();
-    sources.retain(|module| module.direction == Direction::Source);
-    if sources.iter().any(|source| source.details.get("outbox").is_some()) {
-        sources.retain(|source| source.details.get("outbox").is_some());
-    }
-    sources
+    let outboxes = outboxes(api);
+    if outboxes.is_empty() { sources(api) } else { outboxes }
 }
 
 /// Rows of all outboxes that are not published; none before they were counted.
 pub(super) fn backlog(api: &Api) -> Option<u64> {
-    let known = relays(api).into_iter().filter_map(|source| source.details.get("outbox")?.get("backlog")?.as_u64());
+    let known = outboxes(api).into_iter().filter_map(|source| source.details.get("outbox")?.get("backlog")?.as_u64());
     known.fold(None, |sum, backlog| Some(sum.unwrap_or(0) + backlog))
 }
 
@@ -142,40 +151,43 @@ pub(super) fn oldest_pending(api: &Api, group: &GroupName) -> Option<Duration> {
 /// Counts up what consumers did.
 pub(super) async fn consumer(api: Arc<Api>, only: Option<GroupName>) -> Result<Vec<Figure>> {
     let groups = groups(&api, only.as_ref()).await?;
+    Ok(figures(&api, &groups))
+}
+
+fn figures(api: &Api, groups: &[GroupStatus]) -> Vec<Figure> {
     let (counted, _) = api.metrics.counted();
     let (mut consumed, mut lags) = (BTreeMap::<String, f64>::new(), BTreeMap::new());
     let (mut success, mut ended) = (0, 0);
-    for group in &groups {
+    for group in groups {
         let (all, done) = counted.get(&group.name).map_or((0, 0), |one| (one.duration.total(), one.done));
         *consumed.entry(group.stream.to_string()).or_default() += all as f64;
-        lags.insert(group.name.to_string(), lag_seconds(&api, group));
+        lags.insert(group.name.to_string(), lag_seconds(api, group));
         (success, ended) = (success + done, ended + all);
     }
     let (success, failure) = (success as f64, ended.saturating_sub(success) as f64);
-    Ok(vec![
+    vec![
         CONSUMED.split(consumed),
         LAG.split(lags),
         PROCESSED.one(success),
         FAILED.one(failure),
         CONSUMER_RATE.one(success_rate(success, failure)),
-    ])
+    ]
 }
 
-/// The document of consumers, all or those of a group.
-pub(super) async fn consumer_document(api: &Arc<Api>, only: Option<GroupName>) -> Result<Map<String, Value>> {
-    let figures = consumer(Arc::clone(api), only.clone()).await?;
-    let names: Vec<GroupName> = groups(api, only.as_ref()).await?.into_iter().map(|group| group.name).collect();
+/// The document of consumers of these groups.
+pub(super) fn consumer_document(api: &Api, groups: &[GroupStatus]) -> Map<String, Value> {
+    let names = || groups.iter().map(|group| &group.name);
     let witness = api.memory.witness();
-    let last = witness.and_then(|witness| witness.last(names.iter()));
-    let mut all = members(&figures);
+    let last = witness.and_then(|witness| witness.last(names()));
+    let mut all = members(&figures(api, groups));
     all.extend([
         ("service_name".to_owned(), json!(api.node.name)),
-        ("consumer_group".to_owned(), json!(only.or_else(|| names.first().cloned()).map(|name| name.to_string()))),
+        ("consumer_group".to_owned(), json!(names().next().map(GroupName::as_str))),
         ("last_consumed_timestamp".to_owned(), json!(last.as_ref().map(|last| last.at))),
         ("last_processed_event_id".to_owned(), json!(last.as_ref().map(|last| &*last.event))),
-        ("recent_errors".to_owned(), json!(witness.map(|witness| witness.failed(names.iter())))),
+        ("recent_errors".to_owned(), json!(witness.map(|witness| witness.failed(names())))),
     ]);
-    Ok(document(api, all.into()))
+    document(api, all.into())
 }
 
 /// Adds what every document has, and the members once more under `metrics`.

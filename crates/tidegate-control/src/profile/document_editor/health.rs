@@ -1,12 +1,12 @@
 //! The documents of health of the roles.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::response::Response;
 use http::StatusCode;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use tidegate_core::{fault::Result, names::GroupName};
+use tidegate_core::store::GroupStatus;
 
 use super::documents;
 use crate::{
@@ -43,20 +43,17 @@ pub(super) fn basic(api: &Arc<Api>, service: &str) -> Result<Response, Problem> 
 }
 
 /// What every role depends on: the database of its outboxes, where there is one, and the engine.
-pub(super) fn services(api: &Arc<Api>) -> Vec<Service> {
-    let components = health::components(api);
-    let outboxes: Vec<String> = api
-        .modules
-        .list()
-        .unwrap_or_default()
-        .into_iter()
-        .filter(|module| module.kind == "postgres_outbox")
-        .map(|module| format!("source/{}", module.name))
-        .collect();
-    let sources = components.iter().filter(|one| one.name() == "sources").flat_map(Component::parts);
-    let database = sources.filter(|one| outboxes.iter().any(|name| name == one.name())).max_by_key(|one| one.state());
+pub(super) fn services(api: &Arc<Api>, components: &[Component]) -> Vec<Service> {
+    let outboxes = documents::outboxes(api);
+    let is_outbox = |one: &&Component| outboxes.iter().any(|module| one.name() == format!("source/{}", module.name));
+    let database = parts(components, "sources").filter(is_outbox).max_by_key(|one| one.state());
     let store = components.iter().find(|one| one.name() == "store");
     database.map(database_service).into_iter().chain(store.map(|store| engine_service(api, store))).collect()
+}
+
+/// The parts of a part.
+fn parts<'a>(components: &'a [Component], of: &str) -> impl Iterator<Item = &'a Component> {
+    components.iter().filter(move |one| one.name() == of).flat_map(Component::parts)
 }
 
 fn database_service(component: &Component) -> Service {
@@ -84,42 +81,42 @@ fn engine_service(api: &Arc<Api>, component: &Component) -> Service {
     Service { name: "redis", state, document }
 }
 
-/// The outbox by its backlog.
-pub(super) fn outbox(api: &Arc<Api>) -> Service {
-    let backlog = documents::backlog(api);
-    let (state, word) = match backlog {
+/// What the number of rows that wait in the outbox means.
+fn of_backlog(backlog: Option<u64>) -> (State, &'static str) {
+    match backlog {
         None => (State::Healthy, "unknown"),
         Some(backlog) if backlog > BACKLOG.1 => (State::Degraded, "critical"),
         Some(backlog) if backlog > BACKLOG.0 => (State::Degraded, "warning"),
         Some(_) => (State::Healthy, "healthy"),
-    };
-    let details = match backlog {
-        None => "not counted yet".to_owned(),
-        Some(backlog) => format!("{backlog} rows are not published"),
-    };
+    }
+}
+
+/// The outbox by its backlog.
+pub(super) fn outbox(api: &Arc<Api>) -> Service {
+    let backlog = documents::backlog(api);
+    let (state, word) = of_backlog(backlog);
+    let details =
+        backlog.map_or_else(|| "not counted yet".to_owned(), |backlog| format!("{backlog} rows are not published"));
     Service { name: "outbox", state, document: json!({ "status": word, "details": details, "backlog": backlog }) }
 }
 
-/// The groups by how far behind they are.
-pub(super) async fn consumer(api: &Arc<Api>, only: Option<&GroupName>) -> Result<Service> {
-    let components = health::components(api);
-    let parts: Vec<&Component> =
-        components.iter().filter(|one| one.name() == "groups").flat_map(Component::parts).collect();
+/// Groups by how far behind they are.
+pub(super) fn consumer(api: &Arc<Api>, components: &[Component], groups: &[GroupStatus]) -> Service {
     let now = api.cx.clock.now();
     let (mut state, mut all) = (State::Healthy, Map::new());
-    for group in documents::groups(api, only).await? {
-        let part = parts.iter().find(|one| one.name() == format!("group/{}", group.name));
-        let of_group = part.map_or(State::Healthy, |part| part.state());
+    for group in groups {
+        let part = parts(components, "groups").find(|one| one.name() == format!("group/{}", group.name));
+        let of_group = part.map_or(State::Healthy, Component::state);
         let last = api.memory.witness().and_then(|witness| witness.last([&group.name].into_iter()));
         let glance = api.groups.glance(&group.name).ok();
-        let seconds = |time: std::time::Duration| time.as_secs_f64();
+        let seconds = |time: Duration| time.as_secs_f64();
         all.insert(
             group.name.to_string(),
             json!({
                 "status": of_group.as_str(),
-                "cause": part.and_then(|part| part.cause()),
+                "cause": part.and_then(Component::cause),
                 "stream": group.stream.as_str(),
-                "lag_seconds": documents::lag_seconds(api, &group),
+                "lag_seconds": documents::lag_seconds(api, group),
                 "lag_entries": group.waiting + group.scheduled,
                 "pending": group.in_flight,
                 "oldest_pending_seconds": documents::oldest_pending(api, &group.name).map_or(0.0, seconds),
@@ -139,23 +136,23 @@ pub(super) async fn consumer(api: &Arc<Api>, only: Option<&GroupName>) -> Result
         "oldest_pending_seconds": most("oldest_pending_seconds"),
         "details": all,
     });
-    Ok(Service { name: "consumer", state, document })
+    Service { name: "consumer", state, document }
 }
 
 /// Puts the parts together.
 pub(super) fn answer(
     api: &Arc<Api>,
     service: &str,
+    components: &[Component],
     services: Vec<Service>,
-    metrics: Map<String, Value>,
+    mut metrics: Map<String, Value>,
 ) -> Result<Response, Problem> {
-    let state =
-        services.iter().map(|service| service.state).chain([health::state(api)]).map(State::for_the_whole).max();
+    let states = services.iter().map(|service| service.state).chain(components.iter().map(Component::state));
+    let state = states.map(State::for_the_whole).max();
     let state = state.unwrap_or(State::Healthy);
     let services: Map<String, Value> =
         services.into_iter().map(|service| (service.name.to_owned(), service.document)).collect();
     let process = ProcessFacts::read();
-    let mut metrics = metrics;
     metrics.remove("metrics");
     let document = json!({
         "status": state.as_str(),
@@ -178,4 +175,16 @@ fn with_state(state: State, mut response: Response) -> Result<Response, Problem>
         *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     }
     Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backlog_is_worth_a_warning_above_a_hundred_and_critical_above_a_thousand() {
+        let words = [None, Some(0), Some(100), Some(101), Some(1000), Some(1001)].map(|rows| of_backlog(rows).1);
+        assert_eq!(words, ["unknown", "healthy", "healthy", "warning", "warning", "critical"]);
+        assert_eq!([Some(100), Some(101)].map(|rows| of_backlog(rows).0), [State::Healthy, State::Degraded]);
+    }
 }

@@ -7,6 +7,7 @@ use super::{buried, documents, health, health_phrase, metrics_in, prometheus};
 use crate::{
     api::routes,
     call::Call,
+    health::components,
     problem::Problem,
     profile::{PLAIN, Profile},
 };
@@ -38,9 +39,10 @@ async fn basic(call: Call) -> Result<Response, Problem> {
 
 async fn detailed(call: Call) -> Result<Response, Problem> {
     let metrics = documents::relay_document(&call.api).await?;
-    let mut services = health::services(&call.api);
+    let components = components(&call.api);
+    let mut services = health::services(&call.api, &components);
     services.push(health::outbox(&call.api));
-    health::answer(&call.api, SERVICE, services, metrics)
+    health::answer(&call.api, SERVICE, &components, services, metrics)
 }
 
 async fn metrics(call: Call) -> Result<Response, Problem> {

@@ -1,5 +1,7 @@
 //! The ledger table: its SQL, and what a table must have to serve as one.
 
+use crate::sql::{is_table, quoted, quoted_table};
+
 /// What makes two entries of a group the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Key {
@@ -19,21 +21,6 @@ impl Key {
     }
 }
 
-pub(super) fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// A table as it stands in statements.
-pub(super) fn table_name(table: &str) -> String {
-    table.split('.').map(quoted).collect::<Vec<_>>().join(".")
-}
-
-/// Tells whether a text names a table, with or without its schema.
-pub(super) fn is_table(table: &str) -> bool {
-    let is_name = |name: &str| !name.is_empty() && name.len() <= 63 && !name.chars().any(char::is_control);
-    table.split('.').count() <= 2 && table.split('.').all(is_name)
-}
-
 /// Returns SQL that makes a ledger table and the function that cleans it; it may be run again. None when the table's name
 /// is none.
 pub fn ddl(table: &str, key: Key) -> Option<String> {
@@ -41,7 +28,7 @@ pub fn ddl(table: &str, key: Key) -> Option<String> {
         return None;
     }
     let (schema, bare) = table.split_once('.').map_or((None, table), |(schema, bare)| (Some(schema), bare));
-    let name = table_name(table);
+    let name = quoted_table(table);
     let in_schema =
         |name: &str| schema.map_or_else(|| quoted(name), |schema| format!("{}.{}", quoted(schema), quoted(name)));
     let function = in_schema(&format!("cleanup_{bare}"));
@@ -80,12 +67,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_quoted_and_checked() {
-        assert_eq!(table_name("a.b\"c"), "\"a\".\"b\"\"c\"");
-        for (table, fits) in [("t", true), ("s.t", true), ("", false), ("a.b.c", false), ("s.", false), ("a\nb", false)]
-        {
-            assert_eq!((is_table(table), ddl(table, Key::Event).is_some()), (fits, fits), "{table:?}");
-        }
+    fn the_key_is_what_was_asked_for() {
+        assert!(ddl("a.b.c", Key::Event).is_none() && ddl("", Key::Id).is_none());
         let sql = ddl("identity.event_ledger", Key::Id).unwrap();
         assert!(sql.contains("PRIMARY KEY (event_id, consumer_group)") && !sql.contains("event_source"), "{sql}");
         assert!(sql.contains("FUNCTION \"identity\".\"cleanup_event_ledger\""), "{sql}");

@@ -14,11 +14,11 @@ use tokio_postgres::{
     types::{IsNull, ToSql, Type, to_sql_checked},
 };
 
-use super::{
-    PostgresSinkConfig,
-    ledger::{Key, quoted, table_name},
+use super::{PostgresSinkConfig, ledger::Key};
+use crate::{
+    postgres::{Calls, Link},
+    sql::{quoted, quoted_table},
 };
-use crate::postgres::{Calls, Link};
 
 /// Time between two cleanings of the ledger by one connection.
 const CLEAN_EVERY: Duration = Duration::from_secs(3600);
@@ -121,7 +121,7 @@ impl Session {
 impl Entries {
     async fn prepare(link: &mut Link, table: &str, keep: Duration) -> Result<Self, Failure> {
         let (key, id_type) = look(link, table).await?;
-        let name = table_name(table);
+        let name = quoted_table(table);
         let (source, third) = match key {
             Key::Event => (", event_source", ", $4::text"),
             Key::Id => ("", ""),
@@ -173,7 +173,7 @@ async fn look(link: &mut Link, table: &str) -> Result<(Key, String), Failure> {
                         AND attnum = ANY(indkey) ORDER BY 1) FROM pg_index \
                         WHERE indrelid = to_regclass($1::text) AND indisunique AND indpred IS NULL AND indexprs IS NULL";
     let mend = "run what `tidegate ledger ddl` prints";
-    let name = table_name(table);
+    let name = quoted_table(table);
     let columns = link.ask("look at the ledger", COLUMNS, &[&name]).await?;
     let id_type = columns.iter().find(|row| row.get::<_, &str>(0) == "event_id").map(|row| row.get::<_, String>(1));
     let Some(id_type) = id_type else {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tidegate_core::{
     clock::Timestamp,
-    config::{Environment, Errors, load},
+    config::{Errors, load},
     delivery::{Lease, LeaseToken, Position},
     event::{Data, Event},
     guard::{BreakerPolicy, GuardPolicy},
@@ -14,18 +14,7 @@ use tidegate_core::{
 use tidegate_testkit::PostgresServer;
 
 use super::*;
-use crate::{http::HttpClient, registry::SinkConfig};
-
-struct Address(String);
-
-impl Environment for Address {
-    fn variable(&self, _: &str) -> Result<String, String> {
-        Ok(self.0.clone())
-    }
-    fn file(&self, _: &str, _: bool) -> Result<String, String> {
-        Err("there are no files".to_owned())
-    }
-}
+use crate::{http::HttpClient, registry::SinkConfig, trial::Variable};
 
 const TABLE: &str = "CREATE TABLE users (id text PRIMARY KEY, email text NOT NULL, times int NOT NULL DEFAULT 1);";
 const STATEMENT: &str = "INSERT INTO users (id, email) SELECT $1->>'subject', $1->'data'->>'email' \
@@ -34,7 +23,7 @@ const STATEMENT: &str = "INSERT INTO users (id, email) SELECT $1->>'subject', $1
 fn config(url: &str, more: &str) -> Result<SinkConfig, Errors> {
     let statement = STATEMENT.replace('\'', "''");
     let text = format!("{{ type: postgres, url: '${{env:DB}}', target: db, statement: '{statement}'{more} }}");
-    load::<SinkConfig>(&text, "t.yaml", &Address(url.to_owned()))
+    load::<SinkConfig>(&text, "t.yaml", &Variable(url.to_owned()))
 }
 
 fn sink(url: &str, group: &str, more: &str) -> Arc<dyn Sink> {

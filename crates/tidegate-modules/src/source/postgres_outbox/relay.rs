@@ -92,6 +92,7 @@ pub(super) async fn run(source: &PostgresOutbox, feed: &Feed) -> Result<(), Faul
                     (again, is_told) = (AGAIN_FIRST, false);
                 }
                 source.show(|shown| shown.state = format!("waiting for the database: {}", failure.message));
+                feed.away(Some(&failure.message));
                 if !is_told {
                     is_told = true;
                     feed.report(format!("lost the database, trying again: {}", failure.message));
@@ -112,7 +113,10 @@ async fn session(source: &PostgresOutbox, feed: &Feed, worked: &mut bool) -> End
         opened = Relay::open(source, feed) => opened,
     };
     let ended = match opened {
-        Ok(mut relay) => relay.work(worked).await,
+        Ok(mut relay) => {
+            feed.away(None);
+            relay.work(worked).await
+        }
         Err(end) => return end,
     };
     match ended {

@@ -1,6 +1,4 @@
 //! The outbox table: what its columns are called, and every statement about it. Pure: it sends nothing.
-//!
-//! **Invariant:** names come into a statement quoted, and values only as parameters.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -10,6 +8,7 @@ use tidegate_core::{
 };
 
 use super::OutboxConfig;
+use crate::sql::{NAME, is_name, quoted, quoted_table};
 
 /// A parked row waits for this time, so that no relay that reads the column takes it. Not `infinity`, which many
 /// clients cannot read.
@@ -111,17 +110,6 @@ impl Columns {
     }
 }
 
-/// What a name must be.
-pub(super) const NAME: &str = "must be a name of 1 to 63 bytes without control characters";
-
-pub(super) fn is_name(name: &str) -> bool {
-    !name.is_empty() && name.len() <= 63 && !name.chars().any(char::is_control)
-}
-
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
 fn text(value: &str) -> String {
     format!("'{}'", value.replace('\'', "''"))
 }
@@ -140,7 +128,7 @@ impl<'a> Table<'a> {
 
     /// The table as it stands in a statement.
     pub(super) fn name(&self) -> String {
-        self.config.table.split('.').map(quoted).collect::<Vec<_>>().join(".")
+        quoted_table(&self.config.table)
     }
 
     /// The schema, and what the names of indexes and functions begin with.

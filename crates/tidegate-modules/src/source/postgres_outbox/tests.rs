@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::atomic::Ordering};
 
 use tidegate_core::{
     clock::Clock,
-    config::{Environment, Errors, load},
+    config::{Errors, load},
     event::Event,
     guard::{BreakerPolicy, GuardPolicy},
     names::ModuleName,
@@ -15,26 +15,15 @@ use tidegate_testkit::PostgresServer;
 use super::{row::Row, *};
 use crate::{
     registry::SourceConfig,
-    trial::{Pond, Run},
+    trial::{Pond, Run, Variable},
 };
 
 /// Longest wait for anything.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-struct Address(String);
-
-impl Environment for Address {
-    fn variable(&self, _: &str) -> Result<String, String> {
-        Ok(self.0.clone())
-    }
-    fn file(&self, _: &str, _: bool) -> Result<String, String> {
-        Err("there are no files".to_owned())
-    }
-}
-
 fn config_at(url: &str, more: &str) -> Result<OutboxConfig, Errors> {
     let text = format!("{{ type: postgres_outbox, url: '${{env:DB}}', target: db, to: users{more} }}");
-    match load::<SourceConfig>(&text, "t.yaml", &Address(url.to_owned()))? {
+    match load::<SourceConfig>(&text, "t.yaml", &Variable(url.to_owned()))? {
         SourceConfig::PostgresOutbox(config) => Ok(config),
         SourceConfig::Cron(_)
         | SourceConfig::File(_)
