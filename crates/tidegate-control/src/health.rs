@@ -482,6 +482,7 @@ mod tests {
     #[test]
     fn work_that_nobody_asks_for_makes_a_group_ill() {
         let glance = |pull, asking, asked_at| Glance {
+            stream: tidegate_core::names::StreamName::new("orders").unwrap(),
             state: tidegate_engine::GroupState::Running,
             workers: 1,
             busy: 0,

@@ -12,13 +12,17 @@ use parking_lot::Mutex;
 use tidegate_core::{
     clock::Timestamp,
     fault::Result,
+    notice::Notice,
     service::{Context, StopPhase},
 };
 use tidegate_engine::Task;
 
 pub use self::warn::WarnPolicy;
 use self::{hours::Hours, sample::Sample, warn::Warner};
-use crate::{api::Api, health};
+use crate::{
+    api::Api,
+    health::{self, Component},
+};
 
 /// Time between two looks.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -58,7 +62,14 @@ impl Observed {
 
     /// Looks once.
     pub(crate) async fn look(&self, api: &Api) -> Result<()> {
-        let now = Arc::new(Sample::take(api).await?);
+        let now = match Sample::take(api).await {
+            Ok(now) => Arc::new(now),
+            // That the store is away is a change of health itself, and must not wait until it is back.
+            Err(fault) => {
+                self.warn(api, |warner, health| warner.look_at_health(health));
+                return Err(fault);
+            }
+        };
         let before = self.newest();
         {
             let mut hours = self.hours.lock();
@@ -81,16 +92,20 @@ impl Observed {
             }
             looks.front().map(Arc::clone)
         };
+        self.warn(api, |warner, health| warner.look(&api.warnings, &now, oldest.as_deref(), health));
+        let due = self.kept_at.lock().is_none_or(|at| now.at.since(at) >= KEEP_EVERY);
+        if due { self.keep(api).await } else { Ok(()) }
+    }
+
+    fn warn(&self, api: &Api, look: impl FnOnce(&mut Warner, &[Component]) -> Vec<Notice>) {
         // That a node is on its way down is told once, as what it is, and not as an illness of each of its parts.
         if api.cx.stop.phase() == StopPhase::Running {
             let health = health::components(api);
-            let told = self.warner.lock().look(&api.warnings, &now, oldest.as_deref(), &health);
+            let told = look(&mut self.warner.lock(), &health);
             for notice in &told {
                 api.cx.notices.emit(notice);
             }
         }
-        let due = self.kept_at.lock().is_none_or(|at| now.at.since(at) >= KEEP_EVERY);
-        if due { self.keep(api).await } else { Ok(()) }
     }
 
     /// Writes the figures of the hour that changed.

@@ -34,6 +34,8 @@ pub enum Verb {
     Settle,
     /// Listing streams.
     Streams,
+    /// Asking for groups.
+    Groups,
 }
 
 /// What a test does to the calls that go through.
@@ -162,12 +164,14 @@ impl Broker for Hooked {
     }
 
     async fn groups(&self) -> Result<Vec<GroupStatus>> {
+        self.hooks.before(Verb::Groups)?;
         let mut groups = self.inner.groups().await?;
         groups.iter_mut().for_each(|group| self.hooks.group(group));
         Ok(groups)
     }
 
     async fn group(&self, group: &GroupName) -> Result<GroupStatus> {
+        self.hooks.before(Verb::Groups)?;
         self.inner.group(group).await
     }
 

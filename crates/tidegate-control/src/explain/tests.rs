@@ -77,6 +77,7 @@ fn group() -> GroupView {
     GroupView {
         status,
         glance: Glance {
+            stream: StreamName::new("orders").unwrap(),
             state: GroupState::Running,
             workers: 4,
             busy: 0,

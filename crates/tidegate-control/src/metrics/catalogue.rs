@@ -83,6 +83,7 @@ catalogue! {
     REPLY: Histogram "tidegate_reply_seconds" ["source", "outcome"] "Time from a request to its answer, on paths that answer with results, by how it ended.";
     HTTP_REQUESTS: Counter "tidegate_http_requests_total" ["status"] "Requests answered since the start, by the class of their status.";
     WAITING_REQUESTS: Gauge "tidegate_waiting_requests" [] "Requests that wait for the result of an event.";
+    STORE_ANSWERS: Gauge "tidegate_store_answers" [] "1 when the store told of streams and groups; 0 when it is away and this page lacks what it would have told.";
     STORE_SYNC: Histogram "tidegate_store_sync_seconds" [] "Time that syncs of the store took.";
     STORE_BYTES: Gauge "tidegate_store_bytes" ["what"] "Bytes of the store, by what they are for.";
     DATA_DISK: Gauge "tidegate_data_disk_bytes" ["what"] "The disk of the data directory: its size, and what is free.";

@@ -6,7 +6,7 @@ use tidegate_core::{
     clock::Timestamp,
     fault::Result,
     guard::BreakerState,
-    store::{GroupStatus, SYNC_BOUNDS, StoreStatus},
+    store::{GroupStatus, SYNC_BOUNDS, StoreStatus, StreamStatus},
 };
 
 use super::{catalogue, counts::Counts, process::ProcessFacts, text::Page};
@@ -17,12 +17,18 @@ pub(crate) async fn page(api: &Arc<Api>, mounted: Option<&Mounted>) -> Result<St
     let mut page = Page::with(mounted.map_or(&[], |mounted| mounted.profile.aliases));
     page.family(&catalogue::BUILD_INFO).sample(&[&api.node.version], 1);
     page.family(&catalogue::CONFIG_INFO).sample(&[&api.config], 1);
-    let all = api.store.groups().await?;
-    for group in &all {
-        api.metrics.know(&group.stream, &group.name);
+    // Whoever scrapes while the store is away needs all the rest the more. What was told before is not told again: it is
+    // old.
+    let told = told(api).await;
+    page.family(&catalogue::STORE_ANSWERS).sample(&[], u8::from(told.is_ok()));
+    if let Ok((all_streams, all_groups)) = &told {
+        for group in all_groups {
+            api.metrics.know(&group.stream, &group.name);
+        }
+        streams(all_streams, all_groups, &mut page);
+        groups(all_groups, &mut page);
     }
-    streams(api, &all, &mut page).await?;
-    groups(&all, &mut page);
+    page.family(&catalogue::INTAKE_PAUSED).sample(&[], u8::from(api.publisher.paused().is_some()));
     api.metrics.write(&mut page);
     outboxes(api, &mut page);
     queues(api, &mut page);
@@ -54,8 +60,13 @@ fn seconds(at: Timestamp) -> f64 {
     at.as_millis() as f64 / 1000.0
 }
 
-async fn streams(api: &Api, groups: &[GroupStatus], page: &mut Page) -> Result<()> {
-    let all = api.store.streams().await?;
+/// What the store tells of its streams and groups.
+async fn told(api: &Api) -> Result<(Vec<StreamStatus>, Vec<GroupStatus>)> {
+    let groups = api.store.groups().await?;
+    Ok((api.store.streams().await?, groups))
+}
+
+fn streams(all: &[StreamStatus], groups: &[GroupStatus], page: &mut Page) {
     let streams: Vec<_> = all.iter().filter(|stream| !stream.name.is_dead_letters()).collect();
     let mut family = page.family(&catalogue::MESSAGES_ACCEPTED);
     for stream in &streams {
@@ -82,12 +93,10 @@ async fn streams(api: &Api, groups: &[GroupStatus], page: &mut Page) -> Result<(
     for stream in &streams {
         family.sample(&[stream.name.as_str()], stream.overdue);
     }
-    page.family(&catalogue::INTAKE_PAUSED).sample(&[], u8::from(api.publisher.paused().is_some()));
     let mut family = page.family(&catalogue::DEAD_LETTERS);
     for group in groups {
         family.sample(&[group.stream.as_str(), group.name.as_str()], group.parked);
     }
-    Ok(())
 }
 
 fn groups(groups: &[GroupStatus], page: &mut Page) {

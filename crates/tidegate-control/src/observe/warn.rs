@@ -60,7 +60,13 @@ impl Warner {
         self.queues(policy, now, before, &mut told);
         self.memory(policy, now, &mut told);
         self.disk(policy, now, &mut told);
-        let mut met = BTreeSet::new();
+        told.extend(self.look_at_health(health));
+        told
+    }
+
+    /// Returns what is to be told of health alone: all there is while the store does not answer.
+    pub(crate) fn look_at_health(&mut self, health: &[Component]) -> Vec<Notice> {
+        let (mut met, mut told) = (BTreeSet::new(), Vec::new());
         self.transitions(health, &mut met, &mut told);
         self.health.retain(|component, _| met.contains(component));
         told

@@ -16,7 +16,7 @@ pub(crate) enum Illness {
     None,
     /// Listing streams and appending panic.
     Panic,
-    /// Listing streams and appending fail with this fault.
+    /// Appending, listing streams and asking for groups fail with this fault.
     Fault(Fault),
     /// Its status is this.
     Status(StoreStatus),
@@ -42,8 +42,8 @@ impl Hooks for Ailing {
     fn before(&self, verb: Verb) -> Result<()> {
         match (verb, &*self.illness.lock()) {
             (Verb::Append | Verb::Streams, Illness::Panic) => panic!("the store is upset"),
-            (Verb::Append | Verb::Streams, Illness::Fault(fault)) => Err(fault.clone()),
-            (Verb::Append | Verb::Streams | Verb::Claim | Verb::Extend | Verb::Settle, _) => Ok(()),
+            (Verb::Append | Verb::Streams | Verb::Groups, Illness::Fault(fault)) => Err(fault.clone()),
+            _ => Ok(()),
         }
     }
 

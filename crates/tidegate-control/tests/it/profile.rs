@@ -1,8 +1,9 @@
 //! Names by which older systems were operated, beside those of the node.
 
 use serde_json::{Value, json};
+use tidegate_core::fault::{Fault, Origin};
 
-use crate::node::Node;
+use crate::{ailing::Illness, node::Node};
 
 /// Returns the values of the samples of a metric.
 fn samples<'t>(page: &'t str, start: &str) -> Vec<&'t str> {
@@ -87,6 +88,28 @@ async fn a_consumer_is_watched_by_its_old_names() {
         node.settle(delivery, json!({ "outcome": "done" })).await;
     }
     assert_eq!(node.get("/metrics").await.good()["consumer_lag_seconds"], 0, "it has caught up");
+}
+
+#[tokio::test]
+async fn while_the_store_is_away_a_consumer_tells_what_is_known_without_it() {
+    let node = Node::with_profile("markdown-manager-consumer").await;
+    node.publish(&["a"]).await;
+    for delivery in node.claim(1).await {
+        node.settle(&delivery, json!({ "outcome": "done" })).await;
+    }
+    node.ailing.ail(Illness::Fault(Fault::unavailable(Origin::Store, "the server is away")));
+    let metrics = node.get("/metrics").await.good();
+    assert_eq!(metrics["events_consumed_total"], json!({ "orders": 1, "other": 0 }));
+    assert_eq!((&metrics["consumer_lag_seconds"], &metrics["success_rate"]), (&Value::Null, &json!(100)), "{metrics}");
+    let consumer = &node.get("/health/detailed").await.good()["services"]["consumer"];
+    assert_eq!((&consumer["lag_entries"], &consumer["details"]["deliver"]["stream"]), (&Value::Null, &json!("orders")));
+    let page = node.get("/metrics/prometheus").await.text().to_owned();
+    assert_eq!(samples(&page, "tidegate_store_answers"), ["0"]);
+    assert_eq!(samples(&page, "events_consumed_total{topic=\"orders\"}"), ["1"]);
+    assert!(!page.contains("\nconsumer_lag_seconds{") && !page.contains("\ntidegate_stream_events"), "{page}");
+    assert!(page.contains("\ntidegate_attempts_total{"), "what was counted here is told: {page}");
+    node.ailing.ail(Illness::None);
+    assert_eq!(samples(node.get("/metrics/prometheus").await.text(), "tidegate_store_answers"), ["1"]);
 }
 
 #[tokio::test]

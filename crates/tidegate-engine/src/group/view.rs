@@ -6,7 +6,7 @@ use tidegate_core::{
     delivery::Position,
     fault::Result,
     guard::Gate,
-    names::{GroupName, TargetName},
+    names::{GroupName, StreamName, TargetName},
     service::StopPhase,
     store::{GroupSpec, GroupStatus},
 };
@@ -33,6 +33,8 @@ pub struct GroupView {
 /// What is known of a group without asking the store.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Glance {
+    /// The stream whose events it processes.
+    pub stream: StreamName,
     /// Whether it claims.
     pub state: GroupState,
     /// How many batches are tried at a time.
@@ -105,6 +107,7 @@ impl Group {
             (StopPhase::Running, None) => GroupState::Running,
         };
         Glance {
+            stream: self.stream.clone(),
             state,
             workers: desired.workers,
             busy: self.busy(),

@@ -99,7 +99,7 @@ impl Hooks for Faulty {
                 extend.load(Ordering::SeqCst)
             }
             Verb::Settle => return settle.lock().clone().map_or(Ok(()), Err),
-            Verb::Append | Verb::Streams => false,
+            Verb::Append | Verb::Streams | Verb::Groups => false,
         };
         if is_away { Err(away()) } else { Ok(()) }
     }

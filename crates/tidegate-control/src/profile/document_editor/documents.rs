@@ -7,7 +7,11 @@ use std::{
 };
 
 use serde_json::{Map, Value, json};
-use tidegate_core::{fault::Result, names::GroupName, store::GroupStatus};
+use tidegate_core::{
+    fault::{FaultKind, Result},
+    names::{GroupName, StreamName},
+    store::GroupStatus,
+};
 use tidegate_engine::{Direction, ModuleView};
 
 use crate::{
@@ -49,7 +53,7 @@ static LAG: FigureSpec = split(
     "consumer_lag_seconds",
     "consumer_group",
     Fold::Max,
-    "Age of the oldest event that waits for a group, or longest time that it works on one; 0 when it has caught up.",
+    "Age of the oldest event that waits for a group, or longest time that it works on one; 0 when it has caught up. Not known while the store is away.",
 );
 static PROCESSED: FigureSpec = one("events_processed_success", "Attempts that ended well since the start.");
 static FAILED: FigureSpec = one("events_processed_failure", "Attempts that failed since the start.");
@@ -127,18 +131,39 @@ pub(super) async fn relay_document(api: &Arc<Api>) -> Result<Map<String, Value>>
     Ok(document(api, all.into()))
 }
 
-/// The groups that a listener is about.
-pub(super) async fn groups(api: &Api, only: Option<&GroupName>) -> Result<Vec<GroupStatus>> {
-    Ok(match only {
-        Some(group) => vec![api.store.group(group).await?],
-        None => api.store.groups().await?,
-    })
+/// A group that a listener is about.
+pub(super) struct Member {
+    pub(super) name: GroupName,
+    pub(super) stream: StreamName,
+    /// What the store tells of it; none while the store is away.
+    pub(super) status: Option<GroupStatus>,
 }
 
-/// How far behind a group is, in seconds.
-pub(super) fn lag_seconds(api: &Api, group: &GroupStatus) -> f64 {
-    let waits = group.oldest_waiting.max(group.oldest_blocked).unwrap_or_default();
-    waits.max(oldest_pending(api, &group.name).unwrap_or_default()).as_secs_f64()
+/// The groups that a listener is about. Who asks while the store is away is told what is known without it.
+pub(super) async fn groups(api: &Api, only: Option<&GroupName>) -> Result<Vec<Member>> {
+    let told = match only {
+        Some(group) => api.store.group(group).await.map(|one| vec![one]),
+        None => api.store.groups().await,
+    };
+    let told = match told {
+        Err(fault) if matches!(fault.kind, FaultKind::Unavailable | FaultKind::Timeout) => None,
+        told => Some(told?),
+    };
+    if let Some(told) = told {
+        let member =
+            |one: GroupStatus| Member { name: one.name.clone(), stream: one.stream.clone(), status: Some(one) };
+        return Ok(told.into_iter().map(member).collect());
+    }
+    let names = only.map_or_else(|| api.groups.names(), |one| vec![one.clone()]);
+    let known = |name: GroupName| Some(Member { stream: api.groups.glance(&name).ok()?.stream, name, status: None });
+    Ok(names.into_iter().filter_map(known).collect())
+}
+
+/// How far behind a group is, in seconds; none while the store is away.
+pub(super) fn lag_seconds(api: &Api, group: &Member) -> Option<f64> {
+    let status = group.status.as_ref()?;
+    let waits = status.oldest_waiting.max(status.oldest_blocked).unwrap_or_default();
+    Some(waits.max(oldest_pending(api, &group.name).unwrap_or_default()).as_secs_f64())
 }
 
 /// Longest time that a group works on one event.
@@ -154,14 +179,14 @@ pub(super) async fn consumer(api: Arc<Api>, only: Option<GroupName>) -> Result<V
     Ok(figures(&api, &groups))
 }
 
-fn figures(api: &Api, groups: &[GroupStatus]) -> Vec<Figure> {
+fn figures(api: &Api, groups: &[Member]) -> Vec<Figure> {
     let (counted, _) = api.metrics.counted();
     let (mut consumed, mut lags) = (BTreeMap::<String, f64>::new(), BTreeMap::new());
     let (mut success, mut ended) = (0, 0);
     for group in groups {
         let (all, done) = counted.get(&group.name).map_or((0, 0), |one| (one.duration.total(), one.done));
         *consumed.entry(group.stream.to_string()).or_default() += all as f64;
-        lags.insert(group.name.to_string(), lag_seconds(api, group));
+        lags.extend(lag_seconds(api, group).map(|lag| (group.name.to_string(), lag)));
         (success, ended) = (success + done, ended + all);
     }
     let (success, failure) = (success as f64, ended.saturating_sub(success) as f64);
@@ -175,11 +200,14 @@ fn figures(api: &Api, groups: &[GroupStatus]) -> Vec<Figure> {
 }
 
 /// The document of consumers of these groups.
-pub(super) fn consumer_document(api: &Api, groups: &[GroupStatus]) -> Map<String, Value> {
+pub(super) fn consumer_document(api: &Api, groups: &[Member]) -> Map<String, Value> {
     let names = || groups.iter().map(|group| &group.name);
     let witness = api.memory.witness();
     let last = witness.and_then(|witness| witness.last(names()));
     let mut all = members(&figures(api, groups));
+    if groups.iter().any(|group| group.status.is_none()) {
+        all.insert(LAG.name.to_owned(), Value::Null);
+    }
     all.extend([
         ("service_name".to_owned(), json!(api.node.name)),
         ("consumer_group".to_owned(), json!(names().next().map(GroupName::as_str))),

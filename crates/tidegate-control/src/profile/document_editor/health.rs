@@ -6,9 +6,8 @@ use axum::response::Response;
 use http::StatusCode;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
-use tidegate_core::store::GroupStatus;
 
-use super::documents;
+use super::documents::{self, Member};
 use crate::{
     api::Api,
     call::json as answer_json,
@@ -101,7 +100,7 @@ pub(super) fn outbox(api: &Arc<Api>) -> Service {
 }
 
 /// Groups by how far behind they are.
-pub(super) fn consumer(api: &Arc<Api>, components: &[Component], groups: &[GroupStatus]) -> Service {
+pub(super) fn consumer(api: &Arc<Api>, components: &[Component], groups: &[Member]) -> Service {
     let now = api.cx.clock.now();
     let (mut state, mut all) = (State::Healthy, Map::new());
     for group in groups {
@@ -117,8 +116,8 @@ pub(super) fn consumer(api: &Arc<Api>, components: &[Component], groups: &[Group
                 "cause": part.and_then(Component::cause),
                 "stream": group.stream.as_str(),
                 "lag_seconds": documents::lag_seconds(api, group),
-                "lag_entries": group.waiting + group.scheduled,
-                "pending": group.in_flight,
+                "lag_entries": group.status.as_ref().map(|status| status.waiting + status.scheduled),
+                "pending": group.status.as_ref().map(|status| status.in_flight),
                 "oldest_pending_seconds": documents::oldest_pending(api, &group.name).map_or(0.0, seconds),
                 "idle_seconds": last.map(|last| seconds(now.since(last.at))),
                 "workers": glance.map(|glance| if glance.pull { glance.asking } else { glance.workers }),
@@ -126,8 +125,11 @@ pub(super) fn consumer(api: &Arc<Api>, components: &[Component], groups: &[Group
         );
         state = state.max(of_group);
     }
-    let most = |name: &str| all.values().filter_map(|group| group.get(name)?.as_f64()).fold(0.0, f64::max);
-    let sum = |name: &str| all.values().filter_map(|group| group.get(name)?.as_u64()).sum::<u64>();
+    // A part that nobody knows makes the whole unknown.
+    let most = |name: &str| {
+        all.values().map(|group| group.get(name)?.as_f64()).try_fold(0.0, |most, one| Some(f64::max(most, one?)))
+    };
+    let sum = |name: &str| all.values().map(|group| group.get(name)?.as_u64()).sum::<Option<u64>>();
     let document = json!({
         "status": state.as_str(),
         "lag_seconds": most("lag_seconds"),

@@ -6,7 +6,7 @@
 //! **Invariant:** a row is marked as published only after its event is durable in the stream.
 //! **Invariant:** no event is published while an older row of its aggregate is neither published nor parked.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, pin::pin, time::Duration};
 
 use tidegate_core::{
     clock::Stopwatch,
@@ -300,10 +300,24 @@ impl<'a> Relay<'a> {
     }
 
     /// Publishes events, all or none; the inner error says that the stream will never take them. A stream that is full
-    /// and a store that is away are waited for, and nobody pays for that.
+    /// and a store that is away are waited for, and nobody pays for that; what waits meanwhile is counted.
     async fn deliver(&mut self, events: Vec<Event>) -> Result<Result<(), Fault>, End> {
-        let stream = &self.source.config.to;
-        match self.link.meanwhile(self.feed.deliver(stream, events)).await {
+        let feed = self.feed;
+        let mut delivered = pin!(feed.deliver(&self.source.config.to, events));
+        let delivered = loop {
+            let first = async {
+                tokio::select! {
+                    biased;
+                    delivered = &mut delivered => Some(delivered),
+                    () = feed.clock.sleep(COUNT_EVERY) => None,
+                }
+            };
+            match self.link.meanwhile(first).await {
+                Some(delivered) => break delivered,
+                None => self.count(false).await?,
+            }
+        };
+        match delivered {
             Ok(Some(_)) => Ok(Ok(())),
             Ok(None) => Err(End::Stopped),
             Err(fault) if is_about_the_event(&fault) => Ok(Err(fault)),
