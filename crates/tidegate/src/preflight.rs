@@ -69,7 +69,7 @@ pub(crate) fn check(config: &Config) -> Vec<Checked> {
     // What an engine outside keeps needs no space here.
     let reserve = if config.engine.is_outside() { 0 } else { config.node.disk_reserve.get() };
     vec![
-        store_format(data),
+        store_format(data).warn(left_behind(config, tidegate_store::formats(data).0.is_some())),
         config_version(config.version),
         clock(Clock::real().now()),
         file_system(data, reserve),
@@ -81,6 +81,13 @@ fn store_format(data: &Path) -> Checked {
     let (found, known) = tidegate_store::formats(data);
     let found_text = found.map_or_else(|| "no store yet".to_owned(), |format| format!("format {format}"));
     Checked::new("store_format", found_text, format!("format {known}"), found.is_none_or(|found| found == known))
+}
+
+/// Whoever changes the engine is told that what the embedded one keeps stays where it is.
+fn left_behind(config: &Config, has_store: bool) -> Option<String> {
+    let data = config.node.data.display();
+    (has_store && config.engine.is_outside())
+        .then(|| format!("{data} holds a store of the embedded engine: what is in it stays there and is not worked on"))
 }
 
 fn config_version(found: u32) -> Checked {

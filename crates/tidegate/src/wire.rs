@@ -238,7 +238,9 @@ async fn bind(config: &Config) -> Result<Vec<(TcpListener, SocketAddr)>> {
     let mut listeners = Vec::new();
     for listener in &config.listeners {
         let fault = |error: std::io::Error| {
-            let note = format!("listen on {}: {error}", listener.address());
+            let is_taken = error.kind() == std::io::ErrorKind::AddrInUse;
+            let hint = if is_taken { "; another node or program listens there: end it, or change `bind`" } else { "" };
+            let note = format!("listen on {}: {error}{hint}", listener.address());
             Fault::unavailable(Origin::Tidegate, note)
         };
         let open = TcpListener::bind(listener.address()).await.map_err(fault)?;

@@ -116,9 +116,11 @@ impl Check {
             ui.json(&document);
         } else {
             summary(ui, self.config.as_deref(), &config);
-            for engine in checks.iter().filter(|one| one.name == "engine") {
-                ui.line(&format!("engine: {}", engine.found));
-                if let Some(warning) = &engine.warning {
+            for one in checks.iter().filter(|one| ["engine", "store_format"].contains(&one.name)) {
+                if one.name == "engine" {
+                    ui.line(&format!("engine: {}", one.found));
+                }
+                if let Some(warning) = &one.warning {
                     ui.line(&format!("warning: {warning}"));
                 }
             }

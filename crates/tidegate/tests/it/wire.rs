@@ -218,7 +218,11 @@ async fn the_length_of_a_queue_of_others_is_shown_under_its_name() {
 fn the_drills_of_the_outbox_go_well() {
     let drills = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/outbox/drills");
     let mut command = Command::new("python3");
-    command.arg("-B").arg(drills).args(["--outage", "2"]).env("TIDEGATE", env!("CARGO_BIN_EXE_tidegate"));
+    command
+        .arg("-B")
+        .arg(drills)
+        .args(["--outage", "2", "--late", "2", "--prometheus"])
+        .env("TIDEGATE", env!("CARGO_BIN_EXE_tidegate"));
     let output = command.output().unwrap();
     let told = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{told}{}", String::from_utf8_lossy(&output.stderr));
