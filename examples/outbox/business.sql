@@ -16,3 +16,10 @@ BEGIN
     VALUES (CASE now_is.changes WHEN 1 THEN 'UserCreated' ELSE 'UserUpdated' END, who,
             jsonb_build_object('user_id', who, 'tenant_id', now_is.tenant_id, 'email', mail, 'changes', now_is.changes));
 END $$;
+-- What another service keeps of the users, for its own use.
+CREATE SCHEMA IF NOT EXISTS linting;
+CREATE TABLE IF NOT EXISTS linting.users (
+  user_id uuid PRIMARY KEY,
+  email text NOT NULL CONSTRAINT email_has_a_host CHECK (position('@' IN email) > 1),
+  changes integer NOT NULL
+);
