@@ -8,7 +8,7 @@ use tidegate_core::{
     clock::Clock,
     delivery::{Position, Settled, Settlement},
     fault::{Failure, FaultClass},
-    store::{Claim, DeadAction, DeadQuery, DeadState, DeadStep, Store},
+    store::{Claim, DeadAction, DeadProgress, DeadQuery, DeadState, DeadStep, Store},
 };
 
 use crate::{
@@ -111,7 +111,7 @@ async fn reprocess(store: &dyn Store) -> Result<usize> {
             by: "bench".into(),
             note: "".into(),
             job: "job".into(),
-            progress: Some(("desk/job/progress".to_owned(), b"{}".to_vec())),
+            progress: Some(DeadProgress { key: "desk/job/progress".to_owned(), was: None, value: b"{}".to_vec() }),
         };
         moved += store.move_dead(&step).await?.len();
         let Some(next) = page.next else { return Ok(moved) };

@@ -51,7 +51,7 @@ use tidegate_core::{
     service::Context,
     store::Store,
 };
-use tidegate_engine::{Desk, Groups, Modules, Publisher, Sides, Supervisor};
+use tidegate_engine::{Desk, Groups, Modules, Peers, Publisher, Sides, Supervisor};
 use tidegate_rules::Schema;
 
 use crate::{
@@ -61,7 +61,6 @@ use crate::{
     follow::Followers,
     health::Health,
     observe::Observed,
-    peers::Peers,
     problem::Problem,
     profile::{Memory, Mounted},
     upstream::Upstreams,
@@ -82,7 +81,6 @@ pub(crate) struct Api {
     pub(crate) supervisor: Supervisor,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) config: ByteString,
-    pub(crate) work: String,
     pub(crate) peers: Peers,
     pub(crate) tokens: Tokens,
     pub(crate) node: NodeFacts,

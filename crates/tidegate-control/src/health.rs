@@ -291,8 +291,8 @@ pub(crate) fn components(api: &Api) -> Vec<Component> {
 fn around(api: &Api, now: Timestamp) -> Vec<Component> {
     let health = &api.health;
     let mut all = Vec::new();
-    if api.peers.others(&api.node.name) > 0 {
-        let found = match api.peers.disagreement(&api.node.name, &api.work) {
+    if api.peers.others() > 0 {
+        let found = match api.peers.disagreement() {
             Some(what) => Found::because(State::Degraded, what),
             None => Found::healthy(),
         };

@@ -12,7 +12,6 @@ mod logs;
 mod metrics;
 mod observe;
 mod openapi;
-mod peers;
 mod problem;
 mod profile;
 mod result;
@@ -33,7 +32,7 @@ use tidegate_core::{
     service::Context,
     store::Store,
 };
-use tidegate_engine::{Desk, Entrance, Groups, Modules, Publisher, Sides, Supervisor, TaskRunner};
+use tidegate_engine::{Desk, Entrance, Groups, Modules, Peers, Publisher, Sides, Supervisor, TaskRunner};
 use tidegate_rules::Schema;
 
 pub use self::{
@@ -51,7 +50,6 @@ use crate::{
     follow::Followers,
     health::Health,
     observe::{Observed, Observer},
-    peers::{Meeting, Peers},
     profile::Memory,
     upstream::{Prober, Upstreams},
     waiters::Waiters,
@@ -85,8 +83,8 @@ pub struct ControlParts {
     pub metrics: Arc<Metrics>,
     /// Fingerprint of the configuration in force.
     pub config: ByteString,
-    /// Fingerprint of what nodes that share an engine must have in common.
-    pub work: String,
+    /// The other nodes on the engine.
+    pub peers: Peers,
     /// Who may ask.
     pub tokens: Tokens,
     /// What is known of the node.
@@ -172,8 +170,7 @@ impl Control {
             supervisor: parts.supervisor,
             metrics: parts.metrics,
             config: parts.config,
-            work: parts.work,
-            peers: Peers::default(),
+            peers: parts.peers,
             tokens: parts.tokens,
             node: parts.node,
             data: parts.data,
@@ -194,9 +191,6 @@ impl Control {
         self.0.observed.restore(&self.0).await?;
         // Kept by the supervisor.
         drop(TaskRunner::start(Arc::new(Observer(Arc::clone(&self.0))), &self.0.supervisor));
-        if self.0.store.promises().shared {
-            drop(TaskRunner::start(Arc::new(Meeting(Arc::clone(&self.0))), &self.0.supervisor));
-        }
         if !self.0.upstreams.list().is_empty() {
             drop(TaskRunner::start(Arc::new(Prober(Arc::clone(&self.0))), &self.0.supervisor));
         }

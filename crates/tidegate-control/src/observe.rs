@@ -14,6 +14,7 @@ use tidegate_core::{
     fault::Result,
     notice::Notice,
     service::{Context, StopPhase},
+    store::own_key,
 };
 use tidegate_engine::Task;
 
@@ -53,7 +54,11 @@ impl Observed {
 
     /// Takes over the figures that were kept when the node stopped.
     pub(crate) async fn restore(&self, api: &Api) -> Result<()> {
-        let states = api.store.states(hours::PREFIX).await?;
+        let own = own_key(&*api.store, hours::PREFIX);
+        let mut states = api.store.states(&own).await?;
+        for (key, _) in &mut states {
+            key.replace_range(..own.len(), hours::PREFIX);
+        }
         self.hours.lock().restore(&states);
         let first = Arc::new(Sample::take(api).await?);
         self.looks.lock().push_back(first);
@@ -113,7 +118,7 @@ impl Observed {
         *self.kept_at.lock() = Some(api.cx.clock.now());
         let changed = self.hours.lock().changed(api.cx.clock.now());
         for (key, value) in changed {
-            api.store.put_state(&key, value.as_deref()).await?;
+            api.store.put_state(&own_key(&*api.store, &key), value.as_deref()).await?;
         }
         Ok(())
     }

@@ -271,11 +271,19 @@ impl Guard {
 
     /// Changes the limits; none goes back to what the policy says.
     pub fn limit(&self, concurrency: Option<usize>, rate: Option<Rate>) {
-        {
+        let (calls, bound) = (concurrency.unwrap_or(self.policy.concurrency), rate.or(self.policy.rate));
+        let is_new = {
             let mut wish = self.wish.lock();
+            let is_new = (wish.concurrency, wish.rate) != (concurrency, rate);
             (wish.concurrency, wish.rate) = (concurrency, rate);
-            self.bulkhead.resize(concurrency.unwrap_or(self.policy.concurrency));
-            self.rate.lock().set(rate.or(self.policy.rate));
+            self.bulkhead.resize(calls);
+            self.rate.lock().set(bound);
+            is_new
+        };
+        if is_new {
+            let (target, rate) =
+                (self.target.clone(), bound.map_or_else(|| "none".to_owned(), |rate| rate.to_string()));
+            self.notices.emit(&Notice::TargetLimited { target, concurrency: calls as u64, rate });
         }
         self.tell(Change::Gate);
     }
@@ -290,6 +298,25 @@ impl Guard {
         self.limit(wish.concurrency, wish.rate);
         if let Some(why) = wish.shut {
             self.shut(why);
+        }
+    }
+
+    /// Wants what was told to another node, where nothing else was wanted here since `was` was true of both.
+    pub fn take_over(&self, was: &GuardWish, told: &GuardWish, by: &str) {
+        let now = self.wish();
+        if now.shut == was.shut && now.shut != told.shut {
+            match told.shut.clone() {
+                None => self.reset(by, ""),
+                Some(why) => {
+                    self.shut(why.clone());
+                    // It may be shut already, by somebody else and for another reason.
+                    self.wish.lock().shut = Some(why);
+                }
+            }
+        }
+        let limits = |wish: &GuardWish| (wish.concurrency, wish.rate);
+        if limits(&now) == limits(was) && limits(&now) != limits(told) {
+            self.limit(told.concurrency, told.rate);
         }
     }
 

@@ -120,6 +120,8 @@ notices! {
     BreakerClosed = "breaker.closed" { target: TargetName, open_for: Duration }
     /// A target said that it wants nothing any more; it stays disabled until somebody resets it.
     TargetDisabled = "target.disabled" { target: TargetName, message: String }
+    /// The limits of a target changed by hand; the rate is that of all nodes together.
+    TargetLimited = "target.limited" { target: TargetName, concurrency: u64, rate: String }
     /// A call to a target ended.
     TargetCalled = "target.called" { target: TargetName, result: &'static str, waited: Duration, took: Duration }
     /// The store opened.

@@ -24,8 +24,8 @@ use crate::{
 };
 
 pub use self::dead::{
-    DeadAction, DeadChange, DeadEntry, DeadImport, DeadKeep, DeadLetter, DeadLetters, DeadQuery, DeadReport, DeadState,
-    DeadStep, DeadStepStatus,
+    DeadAction, DeadChange, DeadEntry, DeadImport, DeadKeep, DeadLetter, DeadLetters, DeadProgress, DeadQuery,
+    DeadReport, DeadState, DeadStep, DeadStepStatus,
 };
 
 /// When the engine answers that an event is accepted.
@@ -397,6 +397,11 @@ pub struct Peer {
     pub work: String,
 }
 
+/// Returns the key of a piece of control state that is this node's own, and not that of all on its engine.
+pub fn own_key(store: &dyn Store, key: &str) -> String {
+    store.node().map_or_else(|| key.to_owned(), |node| format!("own/{node}/{key}"))
+}
+
 /// State of the engine, for health and metrics.
 #[derive(Debug, Clone, Default)]
 pub struct StoreStatus {
@@ -510,8 +515,16 @@ pub trait Broker: Send + Sync {
     /// Returns what was written of the event at a position, by all groups, as far as it is kept.
     async fn steps(&self, stream: &StreamName, position: Position) -> Result<Steps>;
 
-    /// Keeps a small piece of control state, such as "this group is paused", durably.
+    /// Its name among the nodes that share the engine; none where there can be only one.
+    fn node(&self) -> Option<&str> {
+        None
+    }
+
+    /// Keeps a small piece of control state, such as "this group is paused", durably, for all nodes of the engine.
     async fn put_state(&self, key: &str, value: Option<&[u8]>) -> Result<()>;
+
+    /// The same in one step, if it is what it is thought to be: `was`, or nothing. False, and nothing is changed, when not.
+    async fn swap_state(&self, key: &str, was: Option<&[u8]>, value: Option<&[u8]>) -> Result<bool>;
 
     /// Returns the control state whose keys start with `prefix`.
     async fn states(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>>;

@@ -13,6 +13,7 @@ mod attempt;
 mod claim;
 mod desired;
 mod flight;
+mod heed;
 mod judge;
 mod pull;
 mod renew;
@@ -51,7 +52,7 @@ use tidegate_core::{
 use tidegate_rules::Stages;
 use tokio::sync::{Notify, watch};
 
-pub(crate) use self::desired::{forget_wishes, keep_pace};
+pub(crate) use self::desired::{forget_if, forget_wishes, keep_pace};
 use self::{
     claim::{Claimer, PULSE_EVERY},
     desired::Desired,
@@ -338,18 +339,23 @@ impl Group {
     }
 
     /// Resumes when the time of the pause is up; somebody may have paused it anew in the meantime.
-    async fn end_pause(&self) -> Result<()> {
+    async fn end_pause(self: &Arc<Self>) -> Result<()> {
         let _changing = self.changing.lock().await;
         let now = self.cx.clock.now();
         let over = |pause: &Pause| pause.until.is_some_and(|until| until <= now);
-        if !self.desired.borrow().paused.as_ref().is_some_and(over) {
-            return Ok(());
+        let Some(pause) = self.halted().filter(over) else { return Ok(()) };
+        if desired::end_pause(&*self.store, &self.name, &pause).await? {
+            return self.went_on("tidegate").await;
         }
-        self.go_on("tidegate").await
+        self.take_over().await
     }
 
     async fn go_on(&self, by: &str) -> Result<()> {
         desired::keep::<Pause>(&*self.store, &self.name, "paused", None).await?;
+        self.went_on(by).await
+    }
+
+    async fn went_on(&self, by: &str) -> Result<()> {
         self.end_wish_to_drain().await?;
         self.desired.send_modify(|desired| desired.paused = None);
         self.cx.notices.emit(&Notice::GroupResumed { group: self.name.clone(), by: by.to_owned() });
@@ -372,7 +378,7 @@ impl Group {
         let _changing = self.changing.lock().await;
         let now = self.cx.clock.now();
         desired::keep_workers(&*self.store, &self.name, workers, self.policy.workers, by, now).await?;
-        self.desired.send_modify(|desired| desired.workers = workers);
+        self.desired.send_modify(|desired| (desired.workers, desired.scaled_by) = (workers, Some(by.to_owned())));
         self.hire();
         let count = workers as u64;
         self.cx.notices.emit(&Notice::GroupScaled { group: self.name.clone(), workers: count, by: by.to_owned() });

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, ops::Range, sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use bytestring::ByteString;
 use parking_lot::RwLock;
 use tidegate_core::{
@@ -20,6 +21,7 @@ use crate::{
         self, Glance, Group, GroupParts, GroupPolicy, GroupView, Keeper, Model, Pace, Pause, PullStatus, Running,
         SeekAsk, UnblockAsk,
     },
+    peers::{Heed, States},
     supervisor::Supervisor,
 };
 
@@ -220,5 +222,20 @@ impl Groups {
         for group in self.all() {
             group.drained().await;
         }
+    }
+}
+
+#[async_trait]
+impl Heed for Groups {
+    fn prefix(&self) -> &'static str {
+        "group/"
+    }
+
+    async fn heed(&self, told: &States) -> Result<()> {
+        let mut first = Ok(());
+        for group in self.all() {
+            first = first.and(group.heed(told).await);
+        }
+        first
     }
 }

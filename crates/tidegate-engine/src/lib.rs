@@ -8,6 +8,7 @@ mod groups;
 mod keeper;
 mod modules;
 mod node;
+mod peers;
 mod publisher;
 mod sides;
 mod supervisor;
@@ -21,9 +22,10 @@ pub use self::{
         UnblockAsk,
     },
     groups::Groups,
-    keeper::GuardKeeper,
+    keeper::GuardKeepers,
     modules::{Direction, Entrance, ModuleState, ModuleView, Modules},
     node::{Drained, Node},
+    peers::{Heed, Peers, States},
     publisher::{OnFull, Publisher},
     sides::{SideAsk, SideView, Sides},
     supervisor::{Progress, Pulse, ServiceView, Supervisor},

@@ -9,6 +9,7 @@ mod runner;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
+use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
 use serde_json::Value;
 use tidegate_core::{
@@ -24,7 +25,13 @@ use tokio::sync::watch;
 
 pub use self::entrance::Entrance;
 use self::runner::Runner;
-use crate::{group::Pause, groups::Groups, publisher::Publisher, supervisor::Supervisor};
+use crate::{
+    group::Pause,
+    groups::Groups,
+    peers::{ELSEWHERE, Heed, States},
+    publisher::Publisher,
+    supervisor::Supervisor,
+};
 
 /// All modules of a node. Cheap to clone.
 #[derive(Clone)]
@@ -361,10 +368,7 @@ impl Modules {
             Body::Entrance(_) | Body::Source(_) => {
                 let _changing = module.changing.lock().await;
                 runner::keep(&*self.0.store, &module.name, Some(&pause)).await?;
-                let Pause { by, reason, until, disabled, .. } = pause.clone();
-                module.halt(Some(pause));
-                let name = module.name.clone();
-                self.0.cx.notices.emit(&Notice::SourceHalted { module: name, disabled, by, reason, until });
+                self.0.halted(module, pause);
                 Ok(())
             }
         }
@@ -385,8 +389,49 @@ impl Inner {
             return Ok(());
         }
         runner::keep(&*self.store, &module.name, None).await?;
+        self.went_on(module, by);
+        Ok(())
+    }
+
+    fn halted(&self, module: &Module, pause: Pause) {
+        let Pause { by, reason, until, disabled, .. } = pause.clone();
+        module.halt(Some(pause));
+        let name = module.name.clone();
+        self.cx.notices.emit(&Notice::SourceHalted { module: name, disabled, by, reason, until });
+    }
+
+    fn went_on(&self, module: &Module, by: &str) {
         module.halt(None);
         self.cx.notices.emit(&Notice::SourceResumed { module: module.name.clone(), by: by.to_owned() });
+    }
+
+    /// Takes over what the store has; called by whoever holds `changing`.
+    async fn take_over(&self, module: &Module) -> Result<()> {
+        let wanted = runner::restore(&*self.store, &module.name).await?;
+        let known = module.halted.borrow().clone();
+        match wanted {
+            Some(pause) if known.as_ref() != Some(&pause) => self.halted(module, pause),
+            None if known.is_some() => self.went_on(module, ELSEWHERE),
+            Some(_) | None => {}
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Heed for Modules {
+    fn prefix(&self) -> &'static str {
+        "source/"
+    }
+
+    async fn heed(&self, told: &States) -> Result<()> {
+        let modules: Vec<_> = self.0.modules.read().values().cloned().collect();
+        for module in modules.iter().filter(|module| !matches!(module.body, Body::Group(_))) {
+            if runner::told(told, &module.name)? != *module.halted.borrow() {
+                let _changing = module.changing.lock().await;
+                self.0.take_over(module).await?;
+            }
+        }
         Ok(())
     }
 }

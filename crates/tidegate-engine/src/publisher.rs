@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
 use parking_lot::RwLock;
 use tidegate_core::{
     event::Event,
@@ -19,7 +20,10 @@ use tidegate_core::{
 };
 use tidegate_rules::Schema;
 
-use crate::group::Pause;
+use crate::{
+    group::Pause,
+    peers::{ELSEWHERE, Heed, States},
+};
 
 /// What becomes of a publish into a stream whose backlog is full.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -48,6 +52,8 @@ struct Inner {
     /// Streams that do something else than to refuse.
     on_full: RwLock<BTreeMap<StreamName, OnFull>>,
     paused: RwLock<Option<Pause>>,
+    /// One change of the pause at a time: first the store, then here.
+    changing: tokio::sync::Mutex<()>,
     schemas: OnceLock<BTreeMap<StreamName, Schema>>,
 }
 
@@ -65,6 +71,7 @@ impl Publisher {
             cx,
             on_full: RwLock::default(),
             paused: RwLock::default(),
+            changing: tokio::sync::Mutex::default(),
             schemas: OnceLock::new(),
         }))
     }
@@ -81,32 +88,39 @@ impl Publisher {
 
     /// Takes over from the store whether somebody paused the intake.
     pub async fn restore(&self) -> Result<()> {
-        let states = self.0.store.states(INTAKE).await?;
-        if let Some((_, value)) = states.iter().find(|(key, _)| key == INTAKE) {
-            let pause = serde_json::from_slice(value)
-                .map_err(|err| Fault::corrupt("stored pause of the intake is not readable").because(err))?;
-            *self.0.paused.write() = Some(pause);
-        }
+        let pause = self.stored().await?;
+        *self.0.paused.write() = pause;
         Ok(())
+    }
+
+    async fn stored(&self) -> Result<Option<Pause>> {
+        told(&self.0.store.states(INTAKE).await?.into_iter().collect())
     }
 
     /// Refuses what sources that can refuse bring, durably. The others go on storing.
     pub async fn pause(&self, pause: Pause) -> Result<()> {
         let value =
             serde_json::to_vec(&pause).map_err(|err| Fault::bug("write the pause of the intake").because(err))?;
+        let _changing = self.0.changing.lock().await;
         self.0.store.put_state(INTAKE, Some(&value)).await?;
-        let (by, reason, until) = (pause.by.clone(), pause.reason.clone(), pause.until);
-        *self.0.paused.write() = Some(pause);
-        self.0.cx.notices.emit(&Notice::IntakePaused { by, reason, until });
+        self.set(Some(pause), "");
         Ok(())
+    }
+
+    fn set(&self, pause: Option<Pause>, resumed_by: &str) {
+        self.0.paused.write().clone_from(&pause);
+        self.0.cx.notices.emit(&match pause {
+            Some(Pause { by, reason, until, .. }) => Notice::IntakePaused { by, reason, until },
+            None => Notice::IntakeResumed { by: resumed_by.to_owned() },
+        });
     }
 
     /// Takes events again.
     pub async fn resume(&self, by: &str) -> Result<()> {
+        let _changing = self.0.changing.lock().await;
         if self.0.paused.read().is_some() {
             self.0.store.put_state(INTAKE, None).await?;
-            *self.0.paused.write() = None;
-            self.0.cx.notices.emit(&Notice::IntakeResumed { by: by.to_owned() });
+            self.set(None, by);
         }
         Ok(())
     }
@@ -199,6 +213,31 @@ impl Publisher {
             if let Some(schema) = schema {
                 schema.check(event).map_err(|fault| fault.at_index(index).within(format_args!("event {index}")))?;
             }
+        }
+        Ok(())
+    }
+}
+
+/// Finds the pause of the intake.
+fn told(states: &States) -> Result<Option<Pause>> {
+    let read = states.get(INTAKE).map(|value| serde_json::from_slice(value)).transpose();
+    read.map_err(|err| Fault::corrupt("stored pause of the intake is not readable").because(err))
+}
+
+#[async_trait]
+impl Heed for Publisher {
+    fn prefix(&self) -> &'static str {
+        INTAKE
+    }
+
+    async fn heed(&self, states: &States) -> Result<()> {
+        if told(states)? == *self.0.paused.read() {
+            return Ok(());
+        }
+        let _changing = self.0.changing.lock().await;
+        let wanted = self.stored().await?;
+        if wanted != *self.0.paused.read() {
+            self.set(wanted, ELSEWHERE);
         }
         Ok(())
     }

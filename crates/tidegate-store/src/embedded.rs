@@ -108,6 +108,8 @@ pub struct Embedded {
     threaded: bool,
     /// Held by the one import of dead letters that may run at a time.
     imports: tokio::sync::Mutex<()>,
+    /// Held alone by what changes control state only if it is what it was; shared by what changes it anyway.
+    swaps: tokio::sync::RwLock<()>,
     _lock: Box<dyn Send + Sync>,
 }
 
@@ -191,6 +193,7 @@ impl Embedded {
             stop,
             threaded: options.threads,
             imports: tokio::sync::Mutex::default(),
+            swaps: tokio::sync::RwLock::default(),
             _lock: lock,
         });
         store.upkeep.lock().trim();

@@ -194,7 +194,7 @@ cases! {
         what_is_sent_back_comes_behind_its_end, an_end_is_never_changed, retention_waits_for_a_range,
         a_range_fills_no_backlog, what_the_stream_drops_of_a_range_is_counted,
     }
-    state { values_are_put_replaced_and_taken_away, a_value_may_be_large }
+    state { values_are_put_replaced_and_taken_away, a_value_may_be_large, a_value_is_swapped_only_when_it_is_known }
     whereabouts {
         an_event_is_found_by_its_id, a_search_in_vain_says_how_far_it_looked,
         what_an_index_knows_is_found_beyond_the_bound, an_index_alone_finds_an_output, a_waiting_event_knows_its_place,

@@ -187,6 +187,14 @@ impl Broker for Hooked {
         self.inner.steps(stream, position).await
     }
 
+    fn node(&self) -> Option<&str> {
+        self.inner.node()
+    }
+
+    async fn swap_state(&self, key: &str, was: Option<&[u8]>, value: Option<&[u8]>) -> Result<bool> {
+        self.inner.swap_state(key, was, value).await
+    }
+
     async fn put_state(&self, key: &str, value: Option<&[u8]>) -> Result<()> {
         self.inner.put_state(key, value).await
     }

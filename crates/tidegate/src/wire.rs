@@ -26,7 +26,7 @@ use tidegate_core::{
     service::{self, Context, Stopper},
     store::{GroupSpec, Store},
 };
-use tidegate_engine::{self as engine, Desk, GroupPolicy, GuardKeeper, TaskRunner, Watermarks};
+use tidegate_engine::{self as engine, Desk, GroupPolicy, GuardKeepers, Peers, TaskRunner, Watermarks};
 use tidegate_modules::{HttpClient, OpenSource, SinkParts, SourceConfig, SourceParts, source::http::HttpConfig};
 use tidegate_rules::Schema;
 use tokio::net::TcpListener;
@@ -98,10 +98,8 @@ impl Node {
         let engine::Node { groups, sides, modules, supervisor, cx, .. } = &inner;
         declare_streams(config, &*store).await?;
         let listeners = bind(config).await?;
-        let (guards, client) = (guards(config, cx), HttpClient::open()?);
-        for guard in &guards {
-            GuardKeeper::start(guard.clone(), store.clone(), supervisor).await?;
-        }
+        let client = HttpClient::open()?;
+        let (guards, peers) = guarded(config, &inner, &store).await?;
         let mut upstreams = Vec::new();
         let schemas = Schemas::compile(config)?;
         schemas.guard(&inner.publisher)?;
@@ -128,6 +126,7 @@ impl Node {
         // Kept by the supervisor.
         drop(TaskRunner::start(Watermarks::new(store.clone(), WATCH_EVERY), supervisor));
         let intakes = open_sources(config, &inner, &guards, &mut upstreams).await?;
+        heed(&peers, &inner);
         let desk = Desk::start(store.clone(), cx.clone(), supervisor).await?;
         let control = Control::new(ControlParts {
             store: store.clone(),
@@ -143,7 +142,7 @@ impl Node {
             supervisor: supervisor.clone(),
             metrics,
             config: ByteString::from(config.fingerprint()),
-            work: config.work(),
+            peers,
             tokens: tokens(config),
             node: facts(config),
             data: Some(config.node.data.clone()),
@@ -248,6 +247,22 @@ async fn bind(config: &Config) -> Result<Vec<(TcpListener, SocketAddr)>> {
         listeners.push((open, address));
     }
     Ok(listeners)
+}
+
+/// Makes the guards of all targets, with what was wanted of them, and what knows of the other nodes.
+async fn guarded(config: &Config, node: &engine::Node, store: &Arc<dyn Store>) -> Result<(Vec<Arc<Guard>>, Peers)> {
+    let guards = guards(config, &node.cx);
+    let peers = Peers::new(store.clone(), config.work());
+    peers.tell(Arc::new(GuardKeepers::start(&guards, store, &node.supervisor).await?));
+    Ok((guards, peers))
+}
+
+/// Lets all parts hear of what other nodes are told.
+fn heed(peers: &Peers, node: &engine::Node) {
+    peers.tell(Arc::new(node.groups.clone()));
+    peers.tell(Arc::new(node.modules.clone()));
+    peers.tell(Arc::new(node.publisher.clone()));
+    peers.start(&node.supervisor);
 }
 
 pub(crate) fn guards(config: &Config, cx: &Context) -> Vec<Arc<Guard>> {

@@ -1,6 +1,6 @@
 //! Targets: where each guard stands, and trip, reset and limit by hand.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
@@ -114,15 +114,6 @@ pub(crate) struct ByHand {
     reason: String,
 }
 
-/// Shows a rate as it is written; one that has no short form is shown with its time.
-fn rate_text(rate: Rate) -> String {
-    if [1, 60, 3600].map(Duration::from_secs).contains(&rate.per) {
-        RateText { count: rate.count, per: rate.per }.to_string()
-    } else {
-        format!("{}/{:?}", rate.count, rate.per)
-    }
-}
-
 impl From<GuardView> for Target {
     fn from(view: GuardView) -> Self {
         Self {
@@ -138,7 +129,10 @@ impl From<GuardView> for Target {
                 reason: view.breaker.reason,
                 held_until: view.breaker.held_until,
             },
-            rate: RateLimit { limit: view.rate.limit.map(rate_text), wait_seconds: view.rate.wait.as_secs_f64() },
+            rate: RateLimit {
+                limit: view.rate.limit.map(|rate| rate.to_string()),
+                wait_seconds: view.rate.wait.as_secs_f64(),
+            },
             concurrency: Concurrency {
                 limit: view.concurrency.limit,
                 in_use: view.concurrency.in_use,

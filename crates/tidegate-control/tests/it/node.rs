@@ -23,7 +23,7 @@ use tidegate_core::{
     service::{Context, Stopper, stop},
     store::{DedupeWindow, Durability, GroupSpec, OnFailure, Retain, Start, Store, StreamSpec},
 };
-use tidegate_engine::{Desk, GroupPolicy, Groups, Modules, Publisher, Sides, Supervisor};
+use tidegate_engine::{Desk, GroupPolicy, Groups, Modules, Peers, Publisher, Sides, Supervisor};
 use tidegate_testkit::Hooked;
 use tokio::net::TcpListener;
 
@@ -153,7 +153,7 @@ pub(crate) async fn parts(tokens: Vec<Token>) -> (ControlParts, Arc<Ailing>, Sto
         supervisor,
         metrics,
         config: "fingerprint-1".into(),
-        work: "work-1".to_owned(),
+        peers: Peers::new(store.clone(), "work-1".to_owned()),
         tokens: Tokens::new(tokens),
         node: NodeFacts { name: "harbour".into(), version: "0.0.1".into(), environment: Some("test".into()) },
         data: None,

@@ -3,9 +3,11 @@
 //! A window of past starts instead of a token bucket: whoever states a quota as "50 per second" counts what arrives in
 //! a second, and a bucket that holds 50 lets up to 100 through there. It also keeps its state when the rate changes.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
+
+use crate::config::RateText;
 
 /// So many calls per so much time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,6 +16,16 @@ pub struct Rate {
     pub count: u32,
     /// In any stretch of this length.
     pub per: Duration,
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if [1, 60, 3600].map(Duration::from_secs).contains(&self.per) {
+            RateText { count: self.count, per: self.per }.fmt(f)
+        } else {
+            write!(f, "{}/{:?}", self.count, self.per)
+        }
+    }
 }
 
 /// Starts that are remembered at most; above it the window is cut into shorter ones, which keeps the promise exactly.

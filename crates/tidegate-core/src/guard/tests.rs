@@ -255,7 +255,7 @@ async fn what_was_wanted_can_be_wanted_again() {
     let view = second.guard.view();
     assert_eq!((view.concurrency.limit, view.rate.limit, view.gate), (2, rate, Gate::Disabled));
     assert!(view.breaker.tripped);
-    assert_eq!(second.names(), ["breaker.opened"], "metrics and alerts hear of it again");
+    assert_eq!(second.names(), ["target.limited", "breaker.opened"], "metrics and alerts hear of it again");
     second.guard.reset("bob", "over");
     assert_eq!(second.guard.wish(), GuardWish { shut: None, concurrency: Some(2), rate });
     second.guard.disable("410 gone");

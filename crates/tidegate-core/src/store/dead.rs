@@ -164,8 +164,19 @@ pub struct DeadStep {
     pub note: ByteString,
     /// The job that does it; empty when none does.
     pub job: ByteString,
-    /// Control state, by key, that is kept in the same commit, whatever becomes of the entries.
-    pub progress: Option<(String, Vec<u8>)>,
+    /// Control state that is kept in the same commit, whatever becomes of the entries.
+    pub progress: Option<DeadProgress>,
+}
+
+/// How far a job came, as control state that goes with a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadProgress {
+    /// Its key.
+    pub key: String,
+    /// What it must be before the step; otherwise nothing is moved and the answer is a conflict. None = whatever it is.
+    pub was: Option<Vec<u8>>,
+    /// What it is after the step.
+    pub value: Vec<u8>,
 }
 
 /// What became of one entry of a step.

@@ -10,7 +10,7 @@ use tidegate_core::{
     limits,
     names::GroupName,
     notice::Notice,
-    store::{DeadAction, DeadLetter, DeadQuery, DeadState, DeadStep, DeadStepStatus, Store},
+    store::{DeadAction, DeadLetter, DeadProgress, DeadQuery, DeadState, DeadStep, DeadStepStatus, Store},
 };
 
 use super::{
@@ -62,6 +62,8 @@ pub(super) struct Drive<'a> {
     pub(super) id: &'a str,
     pub(super) ask: &'a JobAsk,
     pub(super) job: JobProgress,
+    /// How far it came, as it is kept: whoever changed that drives the job now.
+    stored: Vec<u8>,
     pending: VecDeque<Next>,
     /// Everything up to here was looked at, and what of it is meant is pending or moved.
     scanned: Position,
@@ -121,9 +123,10 @@ impl<'a> Drive<'a> {
         let known = inner.jobs.lock().get(id).map(|live| live.progress.clone()).unwrap_or_default();
         let kept = if ask.dry_run { Vec::new() } else { inner.store.states(&progress_key(id)).await? };
         let kept = kept.into_iter().find(|(key, _)| *key == progress_key(id));
-        let mut job = match kept {
-            Some((_, value)) => read(id, &value)?,
-            None => JobProgress { looked: 0, matched: 0, ..known },
+        let stored = kept.map(|(_, value)| value).unwrap_or_default();
+        let mut job = match stored.as_slice() {
+            [] => JobProgress { looked: 0, matched: 0, ..known },
+            value => read(id, value)?,
         };
         job.state = JobState::Running;
         let mut drive = Self {
@@ -133,6 +136,7 @@ impl<'a> Drive<'a> {
             scanned: job.cursor,
             named: job.next,
             job,
+            stored,
             pending: VecDeque::new(),
             exhausted: false,
             ahead: Ahead::default(),
@@ -368,6 +372,7 @@ impl<'a> Drive<'a> {
             job.next = self.pending.get(size - 1).map_or(job.next, |next| next.named);
             job.step.clone_from(&ids);
             self.pending.iter().take(size).for_each(|next| next.ahead.add_to(&mut job));
+            let value = write(&job)?;
             let step = DeadStep {
                 stream: self.ask.stream.clone(),
                 ids,
@@ -375,11 +380,16 @@ impl<'a> Drive<'a> {
                 by: self.ask.by.as_str().into(),
                 note: self.ask.reason.as_str().into(),
                 job: self.id.into(),
-                progress: Some((progress_key(self.id), write(&job)?)),
+                progress: Some(DeadProgress {
+                    key: progress_key(self.id),
+                    was: Some(self.stored.clone()),
+                    value: value.clone(),
+                }),
             };
             match self.inner.store.move_dead(&step).await {
                 Ok(statuses) => {
                     job.step.clear();
+                    self.stored = value;
                     let before = self.outcomes();
                     self.job = job;
                     self.stepped(statuses, before);

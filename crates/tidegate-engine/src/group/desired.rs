@@ -9,6 +9,7 @@ use tidegate_core::{
 };
 
 use super::{Drain, Pace};
+use crate::peers::States;
 
 /// Why a group does not claim or a source does not bring, at somebody's wish.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +32,8 @@ pub struct Pause {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Desired {
     pub(crate) workers: usize,
+    /// Who set that number; none = the configuration.
+    pub(crate) scaled_by: Option<String>,
     pub(crate) paused: Option<Pause>,
     pub(crate) drain: Option<Drain>,
     pub(crate) pace: Option<Pace>,
@@ -52,17 +55,42 @@ fn key(group: &GroupName, what: &str) -> String {
     format!("group/{group}/{what}")
 }
 
-/// Returns what was wanted when the node stopped.
+/// Returns what is wanted as the store has it.
 pub(crate) async fn restore(store: &dyn Store, group: &GroupName, configured: usize) -> Result<Desired> {
-    let states = store.states(&key(group, "")).await?;
-    let find = |what: &str| {
-        let key = key(group, what);
-        states.iter().find(|(name, _)| *name == key).map(|(_, value)| value.as_slice())
-    };
+    let states = store.states(&key(group, "")).await?.into_iter().collect();
+    told(&states, group, configured)
+}
+
+/// Finds what is wanted of a group.
+pub(crate) fn told(states: &States, group: &GroupName, configured: usize) -> Result<Desired> {
+    let find = |what: &str| states.get(&key(group, what)).map(Vec::as_slice);
     let scaled: Option<Scaled> = read(group, find("workers"))?;
-    let workers = scaled.filter(|scaled| scaled.configured == configured).map_or(configured, |scaled| scaled.workers);
-    let (paused, drain) = (read(group, find("paused"))?, read(group, find("drain"))?);
-    Ok(Desired { workers, paused, drain, pace: read(group, find("pace"))?, moving: false })
+    let scaled = scaled.filter(|scaled| scaled.configured == configured);
+    Ok(Desired {
+        workers: scaled.as_ref().map_or(configured, |scaled| scaled.workers),
+        scaled_by: scaled.map(|scaled| scaled.by),
+        paused: read(group, find("paused"))?,
+        drain: read(group, find("drain"))?,
+        pace: read(group, find("pace"))?,
+        moving: false,
+    })
+}
+
+/// Forgets a pause, if it is still the one that is known; false when something else is wanted by now.
+pub(crate) async fn end_pause(store: &dyn Store, group: &GroupName, pause: &Pause) -> Result<bool> {
+    forget_if(store, &key(group, "paused"), |value| {
+        read::<Pause>(group, Some(value)).ok().flatten().as_ref() == Some(pause)
+    })
+    .await
+}
+
+/// Takes a piece of control state away, if it is as expected.
+pub(crate) async fn forget_if(store: &dyn Store, key: &str, is_it: impl Fn(&[u8]) -> bool) -> Result<bool> {
+    let states = store.states(key).await?;
+    match states.iter().find(|(name, _)| name == key) {
+        Some((_, value)) if is_it(value) => store.swap_state(key, Some(value), None).await,
+        Some(_) | None => Ok(false),
+    }
 }
 
 fn read<T: DeserializeOwned>(group: &GroupName, value: Option<&[u8]>) -> Result<Option<T>> {

@@ -1,6 +1,6 @@
 //! Moving a group through its stream by hand: seek it to another place, let it finish what is there, slow it down.
 
-use std::{ops::Range, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use bytestring::ByteString;
 use parking_lot::Mutex;
@@ -19,6 +19,7 @@ use tidegate_core::{
 };
 
 use super::{Group, Pause, desired};
+use crate::peers::ROUND_EVERY;
 
 /// A group that finishes what was there when somebody asked, and then pauses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -218,6 +219,9 @@ impl Group {
 
     /// Waits until a drain is over.
     pub(super) async fn drain_over(&self, drain: &Drain) -> Result<Drained> {
+        // Nodes that have not heard of it yet take up what came since.
+        let hearing = if self.store.promises().shared { ROUND_EVERY * 2 } else { Duration::ZERO };
+        let heard_at = drain.at.plus(hearing);
         loop {
             let status = self.store.group(&self.name).await?;
             let beyond = if status.next >= drain.before { status.unseen } else { 0 };
@@ -226,7 +230,8 @@ impl Group {
             let next_due = self.next_due();
             let later = status.scheduled == 0 || next_due.is_some_and(|due| due > drain.until);
             // When nothing else is left, nothing comes that would let go what waits for other events.
-            if status.next >= drain.before && waiting == status.blocked && later {
+            let is_over = self.cx.clock.now() >= heard_at;
+            if is_over && status.next >= drain.before && waiting == status.blocked && later {
                 return Ok(Drained { left: waiting, in_time: true });
             }
             if self.cx.clock.now() >= drain.until {
@@ -237,10 +242,15 @@ impl Group {
     }
 
     /// Ends a drain: the group is paused, and says how far it came.
-    pub(super) async fn end_drain(&self, drain: &Drain, drained: Drained) -> Result<()> {
+    pub(super) async fn end_drain(self: &Arc<Self>, drain: &Drain, drained: Drained) -> Result<()> {
         let _changing = self.changing.lock().await;
         if self.desired.borrow().drain.as_ref() != Some(drain) {
             return Ok(());
+        }
+        let wanted = desired::restore(&*self.store, &self.name, self.policy.workers).await?;
+        if wanted.drain.as_ref() != Some(drain) {
+            // Another node came first, or was told something else.
+            return self.take_over().await;
         }
         let Drained { left, in_time } = drained;
         let mut reason = match (left, in_time) {

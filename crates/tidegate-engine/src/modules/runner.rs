@@ -10,22 +10,30 @@ use tidegate_core::{
     names::{ModuleName, StreamName},
     service::{self, Context, Service},
     source::{Feed, Inlet, Source},
-    store::{Appended, Store},
+    store::{Appended, Store, own_key},
 };
 
 use super::{Body, Inner, Module};
-use crate::{group::Pause, publisher::Publisher, supervisor::panic_text};
+use crate::{
+    group::{Pause, forget_if},
+    peers::States,
+    publisher::Publisher,
+    supervisor::panic_text,
+};
 
 fn key(name: &ModuleName, what: &str) -> String {
     format!("source/{name}/{what}")
 }
 
-/// Returns what was wanted of a source when the node stopped.
+/// Returns what is wanted of a source as the store has it.
 pub(super) async fn restore(store: &dyn Store, name: &ModuleName) -> Result<Option<Pause>> {
-    let Some(value) = get(store, &key(name, "halted")).await? else { return Ok(None) };
-    serde_json::from_slice(&value)
-        .map(Some)
-        .map_err(|error| Fault::corrupt(format!("stored state of source {name} is not readable")).because(error))
+    told(&store.states(&key(name, "halted")).await?.into_iter().collect(), name)
+}
+
+/// Finds what is wanted of a source.
+pub(super) fn told(states: &States, name: &ModuleName) -> Result<Option<Pause>> {
+    let read = states.get(&key(name, "halted")).map(|value| serde_json::from_slice(value)).transpose();
+    read.map_err(|error| Fault::corrupt(format!("stored state of source {name} is not readable")).because(error))
 }
 
 pub(super) async fn keep(store: &dyn Store, name: &ModuleName, pause: Option<&Pause>) -> Result<()> {
@@ -53,11 +61,18 @@ impl Inlet for Port {
     }
 
     async fn recall(&self, what: &str) -> Result<Option<Vec<u8>>> {
-        get(&*self.store, &key(&self.name, &format!("kept/{what}"))).await
+        get(&*self.store, &self.key(what)).await
     }
 
     async fn keep(&self, what: &str, value: &[u8]) -> Result<()> {
-        self.store.put_state(&key(&self.name, &format!("kept/{what}")), Some(value)).await
+        self.store.put_state(&self.key(what), Some(value)).await
+    }
+}
+
+impl Port {
+    /// What a source remembers is about this node: a place in a file here, and not in that of another.
+    fn key(&self, what: &str) -> String {
+        own_key(&*self.store, &key(&self.name, &format!("kept/{what}")))
     }
 }
 
@@ -158,11 +173,15 @@ impl Runner {
     /// Goes on when the time of the pause is up; somebody may have halted the source anew in the meantime.
     async fn end_pause(&self, cx: &Context) -> Result<()> {
         let now = cx.clock.now();
+        let _changing = self.module.changing.lock().await;
         let is_over = |pause: &Pause| pause.until.is_some_and(|until| until <= now);
-        if !self.module.halted.borrow().as_ref().is_some_and(is_over) {
+        let Some(pause) = self.module.halted.borrow().clone().filter(is_over) else { return Ok(()) };
+        let is_it = |value: &[u8]| serde_json::from_slice::<Pause>(value).is_ok_and(|kept| kept == pause);
+        if forget_if(&*self.node.store, &key(&self.module.name, "halted"), is_it).await? {
+            self.node.went_on(&self.module, "tidegate");
             return Ok(());
         }
-        self.node.go_on(&self.module, "tidegate").await
+        self.node.take_over(&self.module).await
     }
 
     /// Waits until something else is wanted of the source than now, its pause is over, or the node stops.

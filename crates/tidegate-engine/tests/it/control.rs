@@ -11,7 +11,7 @@ use tidegate_core::{
     guard::{Gate, GuardPolicy},
     notice::Notice,
 };
-use tidegate_engine::{GroupState, GuardKeeper};
+use tidegate_engine::{GroupState, GuardKeepers};
 
 use crate::scene::*;
 
@@ -176,7 +176,7 @@ async fn what_is_wanted_of_a_target_survives_a_restart() {
     let scene = Scene::new().await;
     let keep = async |scene: &Scene, policy: GuardPolicy| {
         let guard = scene.guard("partner", policy);
-        GuardKeeper::start(guard.clone(), scene.store.clone(), &scene.supervisor).await.unwrap();
+        drop(GuardKeepers::start(std::slice::from_ref(&guard), &scene.store, &scene.supervisor).await.unwrap());
         guard
     };
     let guard = keep(&scene, GuardPolicy::default()).await;

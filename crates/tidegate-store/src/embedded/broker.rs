@@ -156,6 +156,11 @@ pub(crate) fn only_numbers(position: Position) -> Result<u64> {
     }
 }
 
+/// How a change of control state is written.
+pub(super) fn state_body(key: &str, value: Option<&[u8]>) -> Result<Vec<u8>> {
+    postcard::to_stdvec(&(key, value)).map_err(|error| Fault::bug(format!("keep control state {key:?}: {error}")))
+}
+
 #[async_trait]
 impl Broker for Embedded {
     fn promises(&self) -> Promises {
@@ -494,9 +499,17 @@ impl Broker for Embedded {
     }
 
     async fn put_state(&self, key: &str, value: Option<&[u8]>) -> Result<()> {
-        let body = postcard::to_stdvec(&(key, value))
-            .map_err(|error| Fault::bug(format!("keep control state {key:?}: {error}")))?;
-        self.commit(self.raw(Kind::State, body)).await.map(drop)
+        let _shared = self.swaps.read().await;
+        self.commit(self.raw(Kind::State, state_body(key, value)?)).await.map(drop)
+    }
+
+    async fn swap_state(&self, key: &str, was: Option<&[u8]>, value: Option<&[u8]>) -> Result<bool> {
+        let _alone = self.swaps.write().await;
+        if self.state.registry.read().states.get(key).map(Vec::as_slice) != was {
+            return Ok(false);
+        }
+        self.commit(self.raw(Kind::State, state_body(key, value)?)).await?;
+        Ok(true)
     }
 
     async fn states(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>> {

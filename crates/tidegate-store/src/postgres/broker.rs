@@ -140,23 +140,39 @@ impl Broker for PostgresStore {
         self.steps_of(&*self.stream_head(stream).await?, position).await
     }
 
+    fn node(&self) -> Option<&str> {
+        Some(&self.options.node)
+    }
+
     async fn put_state(&self, key: &str, value: Option<&[u8]>) -> Result<()> {
-        let (node, key) = (&self.options.node, text(key));
         let statement = match value {
             Some(_) => {
-                "INSERT INTO states (node, key, value) VALUES ($1, $2, $3) \
-                 ON CONFLICT (node, key) DO UPDATE SET value = excluded.value"
+                "INSERT INTO states (key, value) VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
             }
-            None => "DELETE FROM states WHERE node = $1 AND key = $2 AND $3::bytea IS NULL",
+            None => "DELETE FROM states WHERE key = $1 AND $2::bytea IS NULL",
         };
-        self.ask(Lane::Settle, "keep control state", statement, &[node, &key, &value]).await.map(drop)
+        self.ask(Lane::Settle, "keep control state", statement, &[&text(key), &value]).await.map(drop)
+    }
+
+    async fn swap_state(&self, key: &str, was: Option<&[u8]>, value: Option<&[u8]>) -> Result<bool> {
+        let statement = match (was, value) {
+            (Some(_), Some(_)) => "UPDATE states SET value = $3 WHERE key = $1 AND value = $2 RETURNING 1",
+            (Some(_), None) => "DELETE FROM states WHERE key = $1 AND value = $2 AND $3::bytea IS NULL RETURNING 1",
+            (None, Some(_)) => {
+                "INSERT INTO states (key, value) SELECT $1, $3 WHERE $2::bytea IS NULL ON CONFLICT DO NOTHING RETURNING 1"
+            }
+            (None, None) => {
+                "SELECT 1 WHERE $2::bytea IS NULL AND $3::bytea IS NULL \
+                 AND NOT EXISTS (SELECT 1 FROM states WHERE key = $1)"
+            }
+        };
+        let values: Values<'_> = &[&text(key), &was, &value];
+        Ok(!self.ask(Lane::Settle, "change control state", statement, values).await?.is_empty())
     }
 
     async fn states(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>> {
-        // It is the node's own: what one node was told to do is not what another one does.
-        let statement = "SELECT key, value FROM states WHERE node = $1 AND starts_with(key, $2)";
-        let values: Values<'_> = &[&self.options.node, &text(prefix)];
-        let rows = self.ask(Lane::Look, "read control state", statement, values).await?;
+        let statement = "SELECT key, value FROM states WHERE starts_with(key, $1)";
+        let rows = self.ask(Lane::Look, "read control state", statement, &[&text(prefix)]).await?;
         let mut all = rows.iter().map(|row| Ok((get(row, "key")?, get(row, "value")?))).collect::<Result<Vec<_>>>()?;
         all.sort();
         Ok(all)

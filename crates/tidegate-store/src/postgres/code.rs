@@ -7,7 +7,7 @@ use std::{hash::Hasher as _, sync::LazyLock};
 use siphasher::sip::SipHasher13;
 
 /// Number of the layout of the tables.
-pub(crate) const FORMAT: i32 = 1;
+pub(crate) const FORMAT: i32 = 2;
 /// How the names of functions begin in the files.
 const MARK: &str = "tg_";
 

@@ -158,30 +158,15 @@ impl PostgresStore {
         let (id, now) = (head.id.cast_signed(), self.now());
         let ids: Vec<i64> = step.ids.iter().map(|id| number(*id)).collect();
         let (by, note, job) = (text(&step.by), text(&step.note), text(&step.job));
-        let key = step.progress.as_ref().map(|(key, _)| text(key));
-        let value = step.progress.as_ref().map(|(_, value)| value);
+        let key = step.progress.as_ref().map(|progress| text(&progress.key));
+        let was = step.progress.as_ref().and_then(|progress| progress.was.as_ref());
+        let value = step.progress.as_ref().map(|progress| &progress.value);
         let Columns { kind, body, due, expires, urgency, waits, .. } = &columns;
         let statement = "SELECT o_word, o_number FROM tg_move($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, \
                          $16, $17, $18)";
         let values: super::Values<'_> = &[
-            &id,
-            &now,
-            &action,
-            &forced,
-            &by,
-            &note,
-            &job,
-            &self.options.node,
-            &key,
-            &value,
-            &ids,
-            &to,
-            kind,
-            body,
-            due,
-            expires,
-            urgency,
-            waits,
+            &id, &now, &action, &forced, &by, &note, &job, &key, &was, &value, &ids, &to, kind, body, due, expires,
+            urgency, waits,
         ];
         let row = self.ask_one(Lane::Settle, "move dead letters", statement, values).await?;
         let words: Vec<&str> = get::<Option<_>>(&row, "o_word")?.unwrap_or_default();

@@ -126,19 +126,30 @@ impl Broker for RedisStore {
         self.steps_of(&*self.stream_head(stream).await?, position).await
     }
 
+    fn node(&self) -> Option<&str> {
+        Some(&self.options.node)
+    }
+
     async fn put_state(&self, key: &str, value: Option<&[u8]>) -> Result<()> {
         let mut ask = self.ask(&SCRIPTS.put_state);
-        ask.text(&self.options.node).text(key).number(u8::from(value.is_some())).bytes(value.unwrap_or_default());
+        ask.text(key).number(u8::from(value.is_some())).bytes(value.unwrap_or_default());
         self.run(ask, "keep control state").await.map(drop)
     }
 
+    async fn swap_state(&self, key: &str, was: Option<&[u8]>, value: Option<&[u8]>) -> Result<bool> {
+        let mut ask = self.ask(&SCRIPTS.swap_state);
+        ask.text(key);
+        for one in [was, value] {
+            ask.number(u8::from(one.is_some())).bytes(one.unwrap_or_default());
+        }
+        self.run(ask, "change control state").await?.flag()
+    }
+
     async fn states(&self, prefix: &str) -> Result<Vec<(String, Vec<u8>)>> {
-        // It is the node's own: what one node was told to do is not what another one does.
         let mut ask = self.ask(&SCRIPTS.states);
-        ask.text(&self.options.node);
+        ask.text(prefix);
         let mut answer = self.run(ask, "read control state").await?;
         let mut all = answer.each(|pair| Ok((pair.text()?, pair.bytes()?.to_vec())))?;
-        all.retain(|(key, _)| key.starts_with(prefix));
         all.sort();
         Ok(all)
     }

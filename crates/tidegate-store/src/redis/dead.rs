@@ -151,8 +151,8 @@ impl RedisStore {
         let now = self.options.clock.now();
         let (action, forced) = action_word(&step.action);
         let mut ask = self.ask(&SCRIPTS.dead_move);
-        let (key, value) =
-            step.progress.as_ref().map_or(("", &[][..]), |(key, value)| (key.as_str(), value.as_slice()));
+        let progress = step.progress.as_ref();
+        let was = progress.and_then(|progress| progress.was.as_deref());
         ask.number(head.id)
             .number(now.as_millis())
             .text(&now.to_string())
@@ -161,9 +161,10 @@ impl RedisStore {
             .text(&step.by)
             .text(&step.note)
             .text(&step.job)
-            .text(&self.options.node)
-            .text(key)
-            .bytes(value)
+            .text(progress.map_or("", |progress| &progress.key))
+            .number(u8::from(was.is_some()))
+            .bytes(was.unwrap_or_default())
+            .bytes(progress.map_or(&[], |progress| &progress.value))
             .number(step.ids.len());
         match &step.action {
             DeadAction::Reprocess { force, edited } => {

@@ -225,6 +225,10 @@ impl Broker for Audited {
         self.store().steps(stream, position).await
     }
 
+    async fn swap_state(&self, key: &str, was: Option<&[u8]>, value: Option<&[u8]>) -> Result<bool> {
+        self.store().swap_state(key, was, value).await
+    }
+
     async fn put_state(&self, key: &str, value: Option<&[u8]>) -> Result<()> {
         self.store().put_state(key, value).await
     }

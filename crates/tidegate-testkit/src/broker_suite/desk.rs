@@ -9,8 +9,9 @@ use tidegate_core::{
     fault::{FaultClass, FaultKind},
     order::OrderBy,
     store::{
-        Broker as _, DeadAction, DeadChange, DeadEntry, DeadImport, DeadKeep, DeadLetter, DeadLetters as _, DeadQuery,
-        DeadReport, DeadState, DeadStep, DeadStepStatus, GroupSpec, Ledger as _, OnFailure, StreamSpec,
+        Broker as _, DeadAction, DeadChange, DeadEntry, DeadImport, DeadKeep, DeadLetter, DeadLetters as _,
+        DeadProgress, DeadQuery, DeadReport, DeadState, DeadStep, DeadStepStatus, GroupSpec, Ledger as _, OnFailure,
+        StreamSpec,
     },
 };
 
@@ -119,7 +120,7 @@ pub(super) async fn progress_is_kept_with_the_step(mut case: Case) {
     case.pair().await;
     let letters = some(&case, 2).await;
     let with = |ids: &[Position], value: &str| DeadStep {
-        progress: Some(("suite/job".into(), value.as_bytes().to_vec())),
+        progress: Some(DeadProgress { key: "suite/job".into(), was: None, value: value.as_bytes().to_vec() }),
         ..step(ids, REPROCESS)
     };
     moved_to(case.store.move_dead(&with(&[letters[0].id], "one")).await.unwrap()[0]);
@@ -140,6 +141,17 @@ pub(super) async fn progress_is_kept_with_the_step(mut case: Case) {
     assert_eq!(kept(&case).await[0].1, b"two");
     assert_eq!(case.store.move_dead(&with(&[], "three")).await.unwrap(), []);
     assert_eq!(kept(&case).await[0].1, b"three");
+    // Whoever is mistaken about how far a job came moves nothing.
+    let knowing = |was: &str, value: &str| {
+        let progress = DeadProgress { key: "suite/job".into(), was: Some(was.into()), value: value.into() };
+        DeadStep { progress: Some(progress), ..step(&[letters[1].id], REPROCESS) }
+    };
+    assert_eq!(case.store.move_dead(&knowing("two", "four")).await.unwrap_err().kind, FaultKind::Conflict);
+    let letter = case.store.dead_letter(&stream_name(STREAM), letters[1].id).await.unwrap();
+    assert_eq!((kept(&case).await[0].1.as_slice(), letter.state), (b"three".as_slice(), DeadState::Parked));
+    let right = DeadStep { ids: Vec::new(), ..knowing("three", "four") };
+    assert_eq!(case.store.move_dead(&right).await.unwrap(), []);
+    assert_eq!(case.store.move_dead(&DeadStep { ids: Vec::new(), ..knowing("four", "three") }).await.unwrap(), []);
     // A step that is refused as a whole keeps nothing.
     let mut foreign = letters[1].event.clone();
     foreign.id = "other".into();

@@ -48,3 +48,29 @@ pub(super) async fn a_value_may_be_large(mut case: Case) {
     }
     assert_eq!(all(&case, "config").await, [pair("config", &large)]);
 }
+
+pub(super) async fn a_value_is_swapped_only_when_it_is_known(mut case: Case) {
+    let swap = async |case: &Case, was: Option<&str>, value: Option<&str>| {
+        case.store.swap_state("owner", was.map(str::as_bytes), value.map(str::as_bytes)).await.unwrap()
+    };
+    assert!(!swap(&case, Some("a"), Some("b")).await, "there is none");
+    assert!(!swap(&case, Some("a"), None).await);
+    assert!(swap(&case, None, None).await, "there is none, and none is wanted");
+    assert!(swap(&case, None, Some("a")).await);
+    assert!(!swap(&case, None, Some("b")).await, "there is one already");
+    assert!(!swap(&case, None, None).await);
+    assert!(!swap(&case, Some(""), Some("b")).await);
+    assert!(swap(&case, Some("a"), Some("")).await);
+    assert!(swap(&case, Some(""), Some("b")).await, "nothing is not the same as an empty value");
+    assert_eq!(all(&case, "").await, [pair("owner", b"b")]);
+    if case.store.promises().durable {
+        case.kill().await;
+        assert_eq!(all(&case, "").await, [pair("owner", b"b")]);
+        case.restart().await;
+    }
+    let (one, two) = tokio::join!(swap(&case, Some("b"), Some("1")), swap(&case, Some("b"), Some("2")));
+    assert!(one ^ two, "of two who know the same, one comes first");
+    let left = if one { "1" } else { "2" };
+    assert!(swap(&case, Some(left), None).await);
+    assert_eq!(all(&case, "").await, []);
+}

@@ -16,7 +16,7 @@ use tidegate_core::{
     limits,
     names::{GroupName, StreamName},
     priority,
-    store::{DeadAction, DeadState, DeadStep, GroupSpec, OnFailure, Start, Stored, StreamSpec},
+    store::{DeadAction, DeadProgress, DeadState, DeadStep, GroupSpec, OnFailure, Start, Stored, StreamSpec},
 };
 
 pub(super) use self::letters::{Letter, REJECTED};

@@ -13,8 +13,8 @@ use tidegate_core::{
     order::OrderBy,
     priority::PRIORITY,
     store::{
-        DeadAction, DeadKeep, DeadState, DeadStep, DedupeWindow, Durability, GroupSpec, OnFailure, Retain, Start,
-        StreamSpec,
+        DeadAction, DeadKeep, DeadProgress, DeadState, DeadStep, DedupeWindow, Durability, GroupSpec, OnFailure,
+        Retain, Start, StreamSpec,
     },
 };
 
@@ -284,7 +284,8 @@ fn move_dead(world: &mut World<'_>) -> Judged {
         return Ok(());
     }
     // What a job knows of its progress is there exactly when the step is.
-    let progress = world.rng.bool().then(|| ("desk/job".to_owned(), vec![world.rng.u8(..)]));
+    let progress =
+        world.rng.bool().then(|| DeadProgress { key: "desk/job".to_owned(), was: None, value: vec![world.rng.u8(..)] });
     let step = DeadStep {
         stream: stream.dead_letters(),
         ids,

@@ -113,7 +113,8 @@ pub(super) fn rare(notice: &Notice) {
         | Notice::BreakerOpened { .. }
         | Notice::BreakerProbing { .. }
         | Notice::BreakerClosed { .. }
-        | Notice::TargetDisabled { .. } => {
+        | Notice::TargetDisabled { .. }
+        | Notice::TargetLimited { .. } => {
             of_the_work(notice);
             of_the_flow(notice);
         }
@@ -234,6 +235,9 @@ fn of_the_work(notice: &Notice) {
         Notice::BreakerProbing { target } => info!(notice = name, %target, "breaker of {target} lets one call through"),
         Notice::BreakerClosed { target, open_for } => {
             info!(notice = name, %target, open_for_ms = ms(*open_for), "breaker of {target} closed");
+        }
+        Notice::TargetLimited { target, concurrency, rate } => {
+            info!(notice = name, %target, concurrency, rate, "{target} gets at most {concurrency} calls at a time, rate {rate}");
         }
         Notice::TargetDisabled { target, message } => {
             error!(notice = name, %target, "target {target} wants nothing any more and is disabled until it is reset: {message}");

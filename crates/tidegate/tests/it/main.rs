@@ -12,6 +12,7 @@ mod generated;
 mod guide;
 mod modules;
 mod node;
+mod nodes;
 mod outbox;
 mod receiver;
 mod replay;

@@ -6,13 +6,14 @@ use tidegate_core::{
     delivery::Position,
     fault::{Fault, FaultKind, Origin, Result, Retry},
     limits,
-    store::{DeadAction, DeadState, DeadStep, DeadStepStatus, Durability},
+    store::{DeadAction, DeadProgress, DeadState, DeadStep, DeadStepStatus, Durability},
 };
 
 use super::GroupNames;
 use crate::embedded::{
     Embedded,
     body::{AppendHead, DeadMove, How, Settle},
+    broker::state_body,
     commit::{Item, Step},
     frame::Kind,
     group::{Group, GroupInner, State as EntryState},
@@ -44,6 +45,17 @@ impl Embedded {
     pub(super) async fn move_all(&self, ask: &DeadStep) -> Result<Vec<DeadStepStatus>> {
         check(ask)?;
         let stream = self.state.dead_stream(&ask.stream)?;
+        let (_alone, _shared);
+        match &ask.progress {
+            None => {}
+            Some(DeadProgress { was: None, .. }) => _shared = self.swaps.read().await,
+            Some(DeadProgress { key, was, .. }) => {
+                _alone = self.swaps.write().await;
+                if self.state.registry.read().states.get(key) != was.as_ref() {
+                    return Err(Fault::conflict(format!("{key} was changed")));
+                }
+            }
+        }
         let (staged, mut statuses) = stage(&stream, ask);
         let unstage = |_: &Fault| {
             if let Some(dead) = &mut stream.inner.lock().dead {
@@ -108,10 +120,8 @@ impl Embedded {
                 entries,
             })));
         }
-        if let Some((key, value)) = &ask.progress {
-            let body = postcard::to_stdvec(&(key, Some(value)))
-                .map_err(|error| Fault::bug(format!("keep control state {key:?}: {error}")))?;
-            commit.items.push(Item::Raw(Kind::State, body));
+        if let Some(DeadProgress { key, value, .. }) = &ask.progress {
+            commit.items.push(Item::Raw(Kind::State, state_body(key, Some(value))?));
         }
         Ok((commit, refused))
     }

@@ -24,7 +24,7 @@ END $$;
 -- Moves dead letters in one commit: reprocess, recall, resolve, discard, purge. Answers for each M moved, R refused or
 -- N not there, with its new position or its state. What is reprocessed brings its event.
 CREATE FUNCTION tg_move(
-  p_sid int, p_now bigint, p_action text, p_forced boolean, p_by text, p_note text, p_job text, p_node text, p_key text,
+  p_sid int, p_now bigint, p_action text, p_forced boolean, p_by text, p_note text, p_job text, p_key text, p_was bytea,
   p_value bytea, p_ids bigint[], p_to int[], p_kind text[], p_body bytea[], p_due bigint[], p_expires bigint[],
   p_urgency smallint[], p_waits bytea[], OUT o_word text[], OUT o_number bigint[]
 ) LANGUAGE plpgsql AS $$
@@ -85,8 +85,11 @@ BEGIN
     IF o_word[i] = 'M' THEN v_moved := v_moved || m.id; END IF;
   END LOOP;
   IF p_key IS NOT NULL THEN
-    INSERT INTO states (node, key, value) VALUES (p_node, p_key, p_value)
-    ON CONFLICT (node, key) DO UPDATE SET value = excluded.value;
+    IF p_was IS NOT NULL THEN
+      PERFORM 1 FROM states WHERE key = p_key AND value = p_was FOR UPDATE;
+      IF NOT FOUND THEN RAISE EXCEPTION '% was changed', p_key USING ERRCODE = 'TG004'; END IF;
+    END IF;
+    INSERT INTO states (key, value) VALUES (p_key, p_value) ON CONFLICT (key) DO UPDATE SET value = excluded.value;
   END IF;
 END $$;
 

@@ -1,7 +1,7 @@
 -- Tables of one store. Times are milliseconds since 1970, positions are numbers from 1 on.
 CREATE TABLE meta (format int NOT NULL, key bytea NOT NULL);
 CREATE TABLE sessions (node text PRIMARY KEY, owner bigint NOT NULL, beat_at bigint, since bigint, work text);
-CREATE TABLE states (node text, key text, value bytea NOT NULL, PRIMARY KEY (node, key));
+CREATE TABLE states (key text PRIMARY KEY, value bytea NOT NULL);
 
 -- `acc` is the newest position, `first_n` the oldest one that is kept; what lies before it belongs to groups that have not
 -- settled it.

@@ -1,11 +1,12 @@
 -- Moves dead letters in one commit.
--- number of the stream, now, now as text, action, forced, by, note, job, node, key of progress or '', its value,
--- count,
+-- number of the stream, now, now as text, action, forced, by, note, job, key of progress or '', whether it must be
+-- something, that, its value, count,
 -- then for each: id, and for a reprocess: stream, number of fields, fields
 local sid, now, text, action, forced = nx(), nn(), nx(), nx(), nx() == '1'
-local by, why, job, node, key, value, count = nx(), nx(), nx(), nx(), nx(), nx(), nn()
+local by, why, job, key, must, was, value, count = nx(), nx(), nx(), nx(), nx() == '1', nx(), nx(), nn()
 local s = stream(sid)
 if not s then return redis.error_reply('TGMISSING stream') end
+if must and call('HGET', STATE, key) ~= was then return redis.error_reply('TGCONFLICT ' .. key .. ' was changed') end
 
 local function settle_unseen(g, id, e)
   g.done, g.dup, g.dirty = g.done + 1, g.dup + 1, true
@@ -84,6 +85,6 @@ for index, one in ipairs(asked) do
   end
   if answers[index][1] == 'moved' then seen[id] = true end
 end
-if key ~= '' then call('HSET', T .. 'state:' .. node, key, value) end
+if key ~= '' then keep_state(key, value) end
 save()
 return answers

@@ -2,6 +2,7 @@
 -- Every script is one step: it reads what it needs, decides, writes, and saves counters at its end.
 local P = ARGV[1]
 local T = P .. 'tidegate:'
+local STATE = T .. 'state'
 local arg_at = 1
 local call = redis.call
 local function nx()
@@ -12,6 +13,10 @@ local function nn() return tonumber(nx()) end
 -- A server without memory refuses scripts at their first write that takes some. What must go on all the same, because it
 -- is how memory is freed in the end, writes something first that takes none.
 local function goes_on() call('DEL', T .. 'none') end
+-- Keeps a piece of control state; false takes it away.
+local function keep_state(key, value)
+  if value then call('HSET', STATE, key, value) else call('HDEL', STATE, key) end
+end
 -- Numbers become text with all their digits.
 local function S(n) return string.format('%.0f', n) end
 

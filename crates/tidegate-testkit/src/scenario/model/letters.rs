@@ -39,7 +39,7 @@ impl Model {
 
     pub(super) fn move_dead(&mut self, step: &DeadStep, fresh: &mut Fresh) -> Result<(), String> {
         let stream = step.stream.origin();
-        if let Some((key, value)) = &step.progress {
+        if let Some(DeadProgress { key, value, .. }) = &step.progress {
             self.states.insert(key.clone(), value.clone());
         }
         for (index, id) in step.ids.iter().enumerate() {
