@@ -27,7 +27,7 @@ use self::{
 pub use self::{
     breaker::{BreakerPolicy, Gate},
     budget::RetryBudgetPolicy,
-    rate::Rate,
+    rate::{Rate, Share},
     view::{BreakerState, BreakerView, ConcurrencyView, GuardView, HandChange, LastError, RateView, WaitsView},
     wish::{GuardWish, Shut},
 };
@@ -84,6 +84,7 @@ pub struct Guard {
     breaker: Mutex<Breaker>,
     budget: Mutex<RetryBudget>,
     wish: Mutex<GuardWish>,
+    share: Mutex<Share>,
     seen: Mutex<Seen>,
     changes: watch::Sender<u64>,
     clock: Clock,
@@ -113,6 +114,7 @@ impl Guard {
             breaker: Mutex::new(Breaker::new(policy.breaker, clock.now())),
             budget: Mutex::new(RetryBudget::new(policy.retry_budget)),
             wish: Mutex::default(),
+            share: Mutex::new(Share::WHOLE),
             seen: Mutex::default(),
             changes: watch::Sender::new(0),
             watch: clock.stopwatch(),
@@ -277,15 +279,33 @@ impl Guard {
             let is_new = (wish.concurrency, wish.rate) != (concurrency, rate);
             (wish.concurrency, wish.rate) = (concurrency, rate);
             self.bulkhead.resize(calls);
-            self.rate.lock().set(bound);
             is_new
         };
+        self.bound_rate();
         if is_new {
             let (target, rate) =
                 (self.target.clone(), bound.map_or_else(|| "none".to_owned(), |rate| rate.to_string()));
             self.notices.emit(&Notice::TargetLimited { target, concurrency: calls as u64, rate });
         }
         self.tell(Change::Gate);
+    }
+
+    fn bound_rate(&self) {
+        let (rate, share) = (self.wish.lock().rate.or(self.policy.rate), *self.share.lock());
+        self.rate.lock().set(rate.map(|rate| rate.part(share)));
+    }
+
+    /// Uses only a part of the rate from now on: other nodes use the rest.
+    pub fn share(&self, share: Share) {
+        if std::mem::replace(&mut *self.share.lock(), share) != share {
+            self.bound_rate();
+            self.tell(Change::Gate);
+        }
+    }
+
+    /// Starts no call that a rate bounds for a while: the others do not know yet that there is one more.
+    pub fn hold(&self, time: Duration) {
+        self.rate.lock().hold(self.watch.elapsed() + time);
     }
 
     /// Returns what is wanted beyond the policy.
@@ -356,6 +376,7 @@ impl Guard {
             breaker,
             rate: RateView {
                 limit: self.wish.lock().rate.or(self.policy.rate),
+                share: *self.share.lock(),
                 wait: self.rate.lock().wait(self.watch.elapsed()),
             },
             concurrency: ConcurrencyView {

@@ -94,6 +94,8 @@ notices! {
     DeadMoved = "dlq.moved" { stream: StreamName, action: &'static str, count: u64, by: String, reason: String }
     /// What became of dead letters that somebody asked to reprocess.
     DeadReprocessed = "dlq.reprocessed" { stream: StreamName, result: &'static str, count: u64 }
+    /// A job on dead letters goes on at this node; the one that drove it is gone.
+    DeskJobTakenOver = "dlq.job_taken_over" { job: String, stream: StreamName, from: String }
     /// A job on dead letters ended.
     DeskJobEnded = "dlq.job_ended" { job: String, stream: StreamName, state: &'static str, moved: u64, failed: u64, why: String }
     /// A group was paused.

@@ -1,16 +1,18 @@
 //! The desk of dead letters: jobs that move many of them, at a pace, watching what becomes of the first ones.
 //!
 //! **Invariant:** how far a job came is written in the same commit as the step that brought it there. A job that was cut
-//! off goes on behind its last step, so that no entry is moved twice and none is left out.
+//! off goes on behind its last step, so that no entry is moved twice and none is left out. A step is refused when somebody
+//! else changed what is written: of two nodes that drive one job, one finds that it does not any more.
 
 mod drive;
 mod filter;
 mod follow;
+mod heed;
 mod job;
 mod patch;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{
         Arc,
@@ -22,6 +24,7 @@ use std::{
 use async_trait::async_trait;
 use futures::{StreamExt, stream::FuturesUnordered};
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use tidegate_core::{
     fault::{Fault, FaultKind, Result},
     limits,
@@ -31,7 +34,7 @@ use tidegate_core::{
 };
 use tokio::sync::watch;
 
-use self::job::{ask_key, progress_key, read};
+use self::job::{ask_key, cancel_key, progress_key, read};
 pub use self::{
     filter::{DESK_NAMES, dead_scope},
     job::{Became, JobAsk, JobProgress, JobState, JobVerb, JobView},
@@ -47,7 +50,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Somebody's wish to end a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Cancel {
     /// Whether what was moved and not seen by a handler is parked again.
     undo: bool,
@@ -60,7 +63,14 @@ struct Live {
     progress: JobProgress,
     became: Vec<Became>,
     cancel: Option<Cancel>,
+    /// Whether it is driven here.
     is_driven: bool,
+}
+
+impl Live {
+    fn new(ask: JobAsk, progress: JobProgress) -> Self {
+        Self { ask: Arc::new(ask), progress, became: Vec::new(), cancel: None, is_driven: false }
+    }
 }
 
 /// Moves dead letters in jobs. Cheap to clone.
@@ -71,6 +81,8 @@ struct Inner {
     store: Arc<dyn Store>,
     cx: Context,
     jobs: Mutex<BTreeMap<String, Live>>,
+    /// The nodes that were there at the last look; none before it.
+    nodes: Mutex<Option<BTreeSet<String>>>,
     /// Tells those who wait that a job came further, or that one is there.
     came: watch::Sender<u64>,
     /// Tells jobs that deliveries ended.
@@ -102,7 +114,7 @@ impl Listener for Inner {
 }
 
 impl Desk {
-    /// Takes up the jobs that were running when the node stopped.
+    /// Takes up the jobs that this node was driving when it stopped.
     pub async fn start(store: Arc<dyn Store>, cx: Context, supervisor: &Supervisor) -> Result<Self> {
         let jobs = restore(&*store).await?;
         let pulse = supervisor.pulse("desk".to_owned(), LOOK_EVERY * 12);
@@ -110,6 +122,7 @@ impl Desk {
             store,
             cx: cx.clone(),
             jobs: Mutex::new(jobs),
+            nodes: Mutex::default(),
             came: watch::Sender::new(0),
             ended: watch::Sender::new(0),
             following: AtomicUsize::new(0),
@@ -123,15 +136,17 @@ impl Desk {
     /// Starts a job; it is durable when this returns.
     pub async fn begin(&self, id: String, ask: JobAsk) -> Result<()> {
         ask.check()?;
+        self.look().await?;
         self.0.admit(&ask)?;
-        let progress = self.0.first_progress(&ask).await?;
+        let progress = JobProgress { node: self.0.own(), ..self.0.first_progress(&ask).await? };
         if !ask.dry_run {
             self.0.keep_ask(&id, &ask).await?;
             self.0.keep(&id, &progress).await?;
+            // What another node began meanwhile is there by now.
+            self.0.learn(Some(&id)).await?;
         }
-        let live = Live { ask: Arc::new(ask), progress, became: Vec::new(), cancel: None, is_driven: false };
         // Whoever came first between the first look and now has the stream.
-        if let Err(fault) = self.0.join(&id, live) {
+        if let Err(fault) = self.0.join(&id, Live::new(ask, progress)) {
             self.0.forget(&id).await?;
             return Err(fault);
         }
@@ -170,8 +185,14 @@ impl Desk {
         }
     }
 
+    /// Learns how far the jobs of other nodes came by now.
+    pub async fn look(&self) -> Result<()> {
+        if self.0.store.node().is_some() { self.0.learn(None).await } else { Ok(()) }
+    }
+
     /// Ends a job; with `undo`, what it moved and no handler has seen is parked again.
     pub async fn cancel(&self, id: &str, undo: bool, most: Duration) -> Result<JobView> {
+        self.look().await?;
         {
             let mut jobs = self.0.jobs.lock();
             let live = jobs.get_mut(id).ok_or_else(|| Fault::missing(format!("there is no job {id:?}")))?;
@@ -179,6 +200,10 @@ impl Desk {
                 return Err(Fault::conflict(format!("job {id:?} has ended: {}", live.progress.state.as_str())));
             }
             live.cancel = Some(Cancel { undo });
+        }
+        if self.0.store.node().is_some() {
+            // Whichever node drives it looks there.
+            self.0.store.put_state(&cancel_key(id), Some(&job::write(&Cancel { undo })?)).await?;
         }
         self.0.ended.send_modify(|count| *count += 1);
         self.0.came.send_modify(|count| *count += 1);
@@ -224,8 +249,7 @@ async fn restore(store: &dyn Store) -> Result<BTreeMap<String, Live>> {
         // An ask without progress was never answered.
         let Some(progress) = states.get(&progress_key(id)) else { continue };
         let (ask, progress): (JobAsk, JobProgress) = (read(id, value)?, read(id, progress)?);
-        let live = Live { ask: Arc::new(ask), progress, became: Vec::new(), cancel: None, is_driven: false };
-        jobs.insert(id.to_owned(), live);
+        jobs.insert(id.to_owned(), Live::new(ask, progress));
     }
     Ok(jobs)
 }
@@ -252,6 +276,7 @@ impl Inner {
 
     async fn forget(&self, id: &str) -> Result<()> {
         self.store.put_state(&progress_key(id), None).await?;
+        self.store.put_state(&cancel_key(id), None).await?;
         self.store.put_state(&ask_key(id), None).await
     }
 
@@ -286,10 +311,15 @@ impl Inner {
         Ok(())
     }
 
-    /// Returns the jobs that nobody drives, as driven from now on.
+    /// Returns the jobs that nobody drives, as driven here from now on: this node's own, and those of nodes that are gone.
     fn take_up(&self) -> Vec<(String, Arc<JobAsk>)> {
+        let (own, nodes) = (self.own(), self.nodes.lock().clone());
+        let is_gone = |node: &String| nodes.as_ref().is_some_and(|nodes| !nodes.contains(node));
         let mut jobs = self.jobs.lock();
-        let idle = jobs.iter_mut().filter(|(_, live)| !live.is_driven && !live.progress.state.is_final());
+        let idle = jobs.iter_mut().filter(|(_, live)| {
+            let node = &live.progress.node;
+            !live.is_driven && !live.progress.state.is_final() && (*node == own || is_gone(node))
+        });
         idle.map(|(id, live)| {
             live.is_driven = true;
             (id.clone(), Arc::clone(&live.ask))
@@ -307,6 +337,20 @@ impl Inner {
             };
             match ended {
                 Ok(()) => break,
+                // Somebody else changed what is written of it: it is theirs.
+                Err(fault) if fault.kind == FaultKind::Conflict && !ask.dry_run => match self.is_lost(&id).await {
+                    Ok(false) => {
+                        if self.give_up(&id, &fault).await.is_ok() {
+                            break;
+                        }
+                        self.cx.clock.sleep(AGAIN).await;
+                    }
+                    Ok(true) => return,
+                    Err(second) => {
+                        self.wait_for(&id, &second);
+                        self.cx.clock.sleep(AGAIN).await;
+                    }
+                },
                 Err(fault) if matches!(fault.kind, FaultKind::Unavailable | FaultKind::Timeout) => {
                     self.wait_for(&id, &fault);
                     self.cx.clock.sleep(AGAIN).await;
@@ -337,13 +381,19 @@ impl Inner {
         let progress = self.jobs.lock().get(id).map(|live| (live.progress.clone(), Arc::clone(&live.ask)));
         let Some((mut progress, ask)) = progress else { return Ok(()) };
         progress.end(JobState::Stopped, Some(fault.to_string()), self.cx.clock.now());
-        self.ended(id, &ask, &progress).await
+        self.ended(id, &ask, &progress, None).await
     }
 
-    /// Writes down the end of a job and tells about it.
-    async fn ended(&self, id: &str, ask: &JobAsk, progress: &JobProgress) -> Result<()> {
-        if !ask.dry_run {
-            self.keep(id, progress).await?;
+    /// Writes down the end of a job, if it is written as it `was`, and tells about it.
+    async fn ended(&self, id: &str, ask: &JobAsk, progress: &JobProgress, was: Option<&[u8]>) -> Result<()> {
+        match was {
+            _ if ask.dry_run => {}
+            None => self.keep(id, progress).await?,
+            Some(was) => {
+                if !self.store.swap_state(&progress_key(id), Some(was), Some(&job::write(progress)?)).await? {
+                    return Err(Fault::conflict(format!("job {id} was changed")));
+                }
+            }
         }
         self.show(id, progress, &mut Vec::new());
         self.cx.notices.emit(&Notice::DeskJobEnded {

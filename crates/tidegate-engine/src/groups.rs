@@ -21,7 +21,7 @@ use crate::{
         self, Glance, Group, GroupParts, GroupPolicy, GroupView, Keeper, Model, Pace, Pause, PullStatus, Running,
         SeekAsk, UnblockAsk,
     },
-    peers::{Heed, States},
+    peers::{Heed, Round},
     supervisor::Supervisor,
 };
 
@@ -100,6 +100,11 @@ impl Groups {
     pub async fn forget(&self, name: &GroupName) -> Result<()> {
         self.0.groups.write().remove(name);
         group::forget_wishes(&*self.0.store, name).await
+    }
+
+    /// Runs a group no more; the store and the other nodes keep it.
+    pub(crate) fn leave(&self, name: &GroupName) {
+        self.0.groups.write().remove(name);
     }
 
     /// Waits until nothing of a group is lent any more; ends only when it is told to stop.
@@ -231,10 +236,10 @@ impl Heed for Groups {
         "group/"
     }
 
-    async fn heed(&self, told: &States) -> Result<()> {
+    async fn heed(&self, round: &Round) -> Result<()> {
         let mut first = Ok(());
         for group in self.all() {
-            first = first.and(group.heed(told).await);
+            first = first.and(group.heed(round).await);
         }
         first
     }

@@ -12,7 +12,7 @@ use tidegate_core::{
 };
 
 use crate::{
-    peers::{ELSEWHERE, Heed, States},
+    peers::{ELSEWHERE, Heed, Round, States},
     supervisor::Supervisor,
 };
 
@@ -131,10 +131,11 @@ impl Heed for GuardKeepers {
         "target/"
     }
 
-    async fn heed(&self, told: &States) -> Result<()> {
+    async fn heed(&self, round: &Round) -> Result<()> {
         let mut first = Ok(());
         for keeper in &self.0 {
-            first = first.and(keeper.heed(told).await);
+            keeper.guard.share(round.share);
+            first = first.and(keeper.heed(&round.told).await);
         }
         first
     }

@@ -25,7 +25,7 @@ pub use self::{
     keeper::GuardKeepers,
     modules::{Direction, Entrance, ModuleState, ModuleView, Modules},
     node::{Drained, Node},
-    peers::{Heed, Peers, States},
+    peers::{Heed, Peers, Round, States},
     publisher::{OnFull, Publisher},
     sides::{SideAsk, SideView, Sides},
     supervisor::{Progress, Pulse, ServiceView, Supervisor},

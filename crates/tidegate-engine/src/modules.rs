@@ -28,7 +28,7 @@ use self::runner::Runner;
 use crate::{
     group::Pause,
     groups::Groups,
-    peers::{ELSEWHERE, Heed, States},
+    peers::{ELSEWHERE, Heed, Round},
     publisher::Publisher,
     supervisor::Supervisor,
 };
@@ -424,10 +424,10 @@ impl Heed for Modules {
         "source/"
     }
 
-    async fn heed(&self, told: &States) -> Result<()> {
+    async fn heed(&self, round: &Round) -> Result<()> {
         let modules: Vec<_> = self.0.modules.read().values().cloned().collect();
         for module in modules.iter().filter(|module| !matches!(module.body, Body::Group(_))) {
-            if runner::told(told, &module.name)? != *module.halted.borrow() {
+            if runner::told(&round.told, &module.name)? != *module.halted.borrow() {
                 let _changing = module.changing.lock().await;
                 self.0.take_over(module).await?;
             }

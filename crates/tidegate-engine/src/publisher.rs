@@ -22,7 +22,7 @@ use tidegate_rules::Schema;
 
 use crate::{
     group::Pause,
-    peers::{ELSEWHERE, Heed, States},
+    peers::{ELSEWHERE, Heed, Round, States},
 };
 
 /// What becomes of a publish into a stream whose backlog is full.
@@ -230,8 +230,8 @@ impl Heed for Publisher {
         INTAKE
     }
 
-    async fn heed(&self, states: &States) -> Result<()> {
-        if told(states)? == *self.0.paused.read() {
+    async fn heed(&self, round: &Round) -> Result<()> {
+        if told(&round.told)? == *self.0.paused.read() {
             return Ok(());
         }
         let _changing = self.0.changing.lock().await;

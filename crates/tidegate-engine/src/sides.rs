@@ -4,13 +4,14 @@
 //! **Invariant:** what is wanted of a side group is durable before its group is declared, and that it is over is durable
 //! before its group is forgotten. A node that dies in between neither begins a range anew nor leaves a group behind.
 
+mod heed;
 mod watch;
 
 use std::{
     collections::BTreeMap,
     fmt,
     ops::Range,
-    sync::{Arc, OnceLock},
+    sync::{Arc, OnceLock, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -67,7 +68,7 @@ pub struct SideAsk {
 }
 
 /// A side group as it is kept.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Kept {
     ask: SideAsk,
     at: Timestamp,
@@ -82,6 +83,8 @@ struct Live {
     kept: Kept,
     /// Stops it before the node; none when nothing of it runs here.
     stopper: Option<Stopper>,
+    /// It is over, and this node forgets it for all.
+    forgets: bool,
 }
 
 /// A side group as it is now.
@@ -107,6 +110,8 @@ struct Inner {
     supervisor: Supervisor,
     groups: Groups,
     live: Mutex<BTreeMap<GroupName, Live>>,
+    /// Whether there are other nodes, which learn a little later what is wanted.
+    has_peers: AtomicBool,
     /// One coming or going at a time.
     changing: tokio::sync::Mutex<()>,
     /// Streams into which handlers write, by group.
@@ -122,8 +127,16 @@ impl fmt::Debug for Sides {
 impl Sides {
     /// Makes a node's side groups, none yet.
     pub fn new(store: Arc<dyn Store>, cx: Context, supervisor: Supervisor, groups: Groups) -> Self {
-        let (live, changing) = (Mutex::default(), tokio::sync::Mutex::new(()));
-        Self(Arc::new(Inner { store, cx, supervisor, groups, live, changing, writes: OnceLock::new() }))
+        Self(Arc::new(Inner {
+            store,
+            cx,
+            supervisor,
+            groups,
+            live: Mutex::default(),
+            has_peers: AtomicBool::new(false),
+            changing: tokio::sync::Mutex::new(()),
+            writes: OnceLock::new(),
+        }))
     }
 
     /// Takes up the side groups that were there when the node stopped, once the groups of the configuration are there.
@@ -131,9 +144,7 @@ impl Sides {
     pub async fn restore(&self, writes: BTreeMap<GroupName, Vec<StreamName>>) -> Result<()> {
         self.0.writes.set(writes).map_err(|_| Fault::bug("side groups were restored twice"))?;
         for (key, value) in self.0.store.states(PREFIX).await? {
-            let unreadable = || format!("stored state of side group {key} is not readable");
-            let kept: Kept = serde_json::from_slice(&value).map_err(|err| Fault::corrupt(unreadable()).because(err))?;
-            let name = GroupName::new(key.strip_prefix(PREFIX).unwrap_or_default())?;
+            let (name, kept) = read(&key, &value)?;
             if kept.over {
                 self.0.forget(&name).await?;
             } else {
@@ -204,6 +215,12 @@ impl Sides {
     }
 }
 
+fn read(key: &str, value: &[u8]) -> Result<(GroupName, Kept)> {
+    let unreadable = || format!("stored state of side group {key} is not readable");
+    let kept = serde_json::from_slice(value).map_err(|err| Fault::corrupt(unreadable()).because(err))?;
+    Ok((GroupName::new(key.strip_prefix(PREFIX).unwrap_or_default())?, kept))
+}
+
 fn view(live: &Live) -> SideView {
     let Kept { ask, at, ended_at, .. } = live.kept.clone();
     SideView { ask, at, ended_at, runs: live.stopper.is_some() }
@@ -246,7 +263,7 @@ impl Inner {
     async fn open(self: &Arc<Self>, name: GroupName, kept: Kept) -> Result<()> {
         let models = self.groups.model(&kept.ask.of).and_then(|of| Ok((of, self.groups.model(&kept.ask.with)?)));
         let Ok((of, with)) = models else {
-            self.live.lock().insert(name, Live { kept, stopper: None });
+            self.live.lock().insert(name, Live { kept, stopper: None, forgets: false });
             return Ok(());
         };
         let (start, end) = (Start::At(kept.ask.from), Some(kept.ask.before));
@@ -260,7 +277,7 @@ impl Inner {
         let cx = Context { stop, ..self.cx.clone() };
         let supervisor = self.supervisor.part(cx.clone());
         self.groups.add_part(&spec, policy, with.handler, cx, supervisor.clone()).await?;
-        self.live.lock().insert(name.clone(), Live { kept, stopper: Some(stopper) });
+        self.live.lock().insert(name.clone(), Live { kept, stopper: Some(stopper), forgets: false });
         self.supervisor.service(Arc::new(Watch { sides: self.clone(), name }));
         Ok(())
     }
@@ -268,15 +285,15 @@ impl Inner {
     /// Notes that all of a range was handled, and tells it.
     async fn ended(&self, name: &GroupName) -> Result<()> {
         let _changing = self.changing.lock().await;
-        let Some(mut kept) = self.live.lock().get(name).map(|live| live.kept.clone()) else { return Ok(()) };
-        if kept.ended_at.is_some() {
+        let Some(known) = self.live.lock().get(name).map(|live| live.kept.clone()) else { return Ok(()) };
+        if known.ended_at.is_some() {
             return Ok(());
         }
-        kept.ended_at = Some(self.cx.clock.now());
-        self.keep(name, &kept).await?;
+        let kept = Kept { ended_at: Some(self.cx.clock.now()), ..known.clone() };
         let of = kept.ask.of.clone();
-        if let Some(live) = self.live.lock().get_mut(name) {
-            live.kept = kept;
+        // Of several nodes that see it one tells it.
+        if !self.swap(name, &known, kept).await? {
+            return Ok(());
         }
         let status = self.store.group(name).await?;
         self.cx.notices.emit(&Notice::ReplayEnded {
@@ -294,24 +311,39 @@ impl Inner {
 
     /// Stops a side group and forgets it; called by whoever holds `changing`.
     async fn end(&self, name: &GroupName, by: &str, reason: &str) -> Result<()> {
-        let Some((mut kept, runs)) = self.live.lock().get(name).map(|live| {
+        let Some(known) = self.live.lock().get(name).map(|live| live.kept.clone()) else { return Ok(()) };
+        // Whoever writes that it is over forgets it; the others let go of what they hold of it.
+        if !self.swap(name, &known, Kept { over: true, ..known.clone() }).await? {
+            return self.take_in(name).await;
+        }
+        if let Some(live) = self.live.lock().get_mut(name) {
+            live.forgets = true;
+        }
+        self.wipe(name).await?;
+        let (group, by, reason) = (name.clone(), by.to_owned(), reason.to_owned());
+        self.cx.notices.emit(&Notice::GroupRemoved { group, by, reason });
+        Ok(())
+    }
+
+    /// Forgets a side group that is over, once nobody works on it.
+    async fn wipe(&self, name: &GroupName) -> Result<()> {
+        self.wind_down(name).await;
+        self.others_let_go(name).await?;
+        self.forget(name).await
+    }
+
+    /// Lets what is in flight here finish, if that is soon.
+    async fn wind_down(&self, name: &GroupName) {
+        let runs = self.live.lock().get(name).is_some_and(|live| {
             live.stopper.iter().for_each(Stopper::drain);
-            (live.kept.clone(), live.stopper.is_some())
-        }) else {
-            return Ok(());
-        };
+            live.stopper.is_some()
+        });
         if runs {
             tokio::select! {
                 () = self.groups.drained_one(name) => {}
                 () = self.cx.clock.sleep(FINISH) => {}
             }
         }
-        kept.over = true;
-        self.keep(name, &kept).await?;
-        self.forget(name).await?;
-        let (group, by, reason) = (name.clone(), by.to_owned(), reason.to_owned());
-        self.cx.notices.emit(&Notice::GroupRemoved { group, by, reason });
-        Ok(())
     }
 
     /// Forgets everything of a side group.

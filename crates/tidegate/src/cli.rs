@@ -10,6 +10,7 @@ mod drained;
 mod event;
 mod group;
 mod ledger;
+mod limits;
 mod live;
 mod look;
 mod man;
@@ -134,6 +135,9 @@ enum Command {
     /// Look at targets, close and open their breakers by hand.
     #[command(subcommand)]
     Target(target::Target),
+    /// Look at the limits of targets and change them; those of rates are for all nodes together.
+    #[command(subcommand)]
+    Limits(limits::Limits),
     /// Look at sources and sinks, pause, resume, enable and disable them.
     #[command(subcommand)]
     Module(module::Module),
@@ -203,6 +207,7 @@ fn dispatch(command: Command, global: &Global, ui: Ui) -> Result<(), Failed> {
         Command::Ledger(ledger) => wait(ledger.run(&ask()?)),
         Command::Audit(audit) => wait(audit.run(&ask()?)),
         Command::Target(target) => wait(target.run(&ask()?)),
+        Command::Limits(limits) => wait(limits.run(&ask()?)),
         Command::Module(module) => wait(module.run(&ask()?)),
         Command::Outbox(outbox) => outbox.run(ui),
         Command::Store(store) => store.run(ui),

@@ -126,8 +126,8 @@ impl Node {
         // Kept by the supervisor.
         drop(TaskRunner::start(Watermarks::new(store.clone(), WATCH_EVERY), supervisor));
         let intakes = open_sources(config, &inner, &guards, &mut upstreams).await?;
-        heed(&peers, &inner);
         let desk = Desk::start(store.clone(), cx.clone(), supervisor).await?;
+        heed(&peers, &inner, &desk);
         let control = Control::new(ControlParts {
             store: store.clone(),
             groups: groups.clone(),
@@ -253,15 +253,18 @@ async fn bind(config: &Config) -> Result<Vec<(TcpListener, SocketAddr)>> {
 async fn guarded(config: &Config, node: &engine::Node, store: &Arc<dyn Store>) -> Result<(Vec<Arc<Guard>>, Peers)> {
     let guards = guards(config, &node.cx);
     let peers = Peers::new(store.clone(), config.work());
+    peers.join(&guards, node.cx.clock.now()).await?;
     peers.tell(Arc::new(GuardKeepers::start(&guards, store, &node.supervisor).await?));
     Ok((guards, peers))
 }
 
 /// Lets all parts hear of what other nodes are told.
-fn heed(peers: &Peers, node: &engine::Node) {
+fn heed(peers: &Peers, node: &engine::Node, desk: &Desk) {
     peers.tell(Arc::new(node.groups.clone()));
+    peers.tell(Arc::new(node.sides.clone()));
     peers.tell(Arc::new(node.modules.clone()));
     peers.tell(Arc::new(node.publisher.clone()));
+    peers.tell(Arc::new(desk.clone()));
     peers.start(&node.supervisor);
 }
 

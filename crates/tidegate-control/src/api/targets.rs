@@ -75,6 +75,9 @@ pub(crate) struct RateLimit {
     /// The rate in force; none when there is no limit.
     #[schema(example = "50/s")]
     limit: Option<String>,
+    /// What of it is this node's: nodes on one engine share it.
+    #[schema(example = "25/s")]
+    share: Option<String>,
     /// How long a call that came now would wait.
     wait_seconds: f64,
 }
@@ -131,6 +134,7 @@ impl From<GuardView> for Target {
             },
             rate: RateLimit {
                 limit: view.rate.limit.map(|rate| rate.to_string()),
+                share: view.rate.limit.map(|rate| rate.part(view.rate.share).to_string()),
                 wait_seconds: view.rate.wait.as_secs_f64(),
             },
             concurrency: Concurrency {

@@ -109,7 +109,11 @@ fn guard() -> GuardView {
             reason: None,
             held_until: None,
         },
-        rate: RateView { limit: Some(Rate { count: 5, per: Duration::from_secs(1) }), wait: Duration::ZERO },
+        rate: RateView {
+            limit: Some(Rate { count: 5, per: Duration::from_secs(1) }),
+            share: tidegate_core::guard::Share::WHOLE,
+            wait: Duration::ZERO,
+        },
         concurrency: ConcurrencyView { limit: 2, in_use: 0, waiting: 0 },
         waits: WaitsView { count: 0, total: Duration::ZERO, longest: Duration::ZERO },
         retries_allowed: 1.0,

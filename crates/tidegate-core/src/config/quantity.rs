@@ -104,13 +104,15 @@ impl FromStr for RateText {
     fn from_str(text: &str) -> Result<Self, Fault> {
         let parse = || {
             let (count, unit) = text.split_once('/')?;
-            let (_, seconds) = RATE_UNITS.iter().find(|(name, _)| *name == unit)?;
+            let named =
+                RATE_UNITS.iter().find(|(name, _)| *name == unit).map(|(_, seconds)| Duration::from_secs(*seconds));
+            let per = named.or_else(|| unit.parse::<Time>().ok().map(Time::get)).filter(|per| !per.is_zero())?;
             let digits = count.bytes().all(|byte| byte.is_ascii_digit());
             let count = count.parse().ok().filter(|count| digits && *count > 0)?;
-            Some(Self { count, per: Duration::from_secs(*seconds) })
+            Some(Self { count, per })
         };
         parse()
-            .ok_or_else(|| Fault::invalid(format!("{text:?} is not a rate such as \"50/s\", \"10/m\" or \"1000/h\"")))
+            .ok_or_else(|| Fault::invalid(format!("{text:?} is not a rate such as \"50/s\", \"10/m\" or \"20/10s\"")))
     }
 }
 
@@ -133,8 +135,10 @@ impl fmt::Display for Bytes {
 
 impl fmt::Display for RateText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let unit = RATE_UNITS.iter().find(|(_, seconds)| *seconds == self.per.as_secs()).map_or("s", |(name, _)| name);
-        write!(f, "{}/{unit}", self.count)
+        match RATE_UNITS.iter().find(|(_, seconds)| Duration::from_secs(*seconds) == self.per) {
+            Some((unit, _)) => write!(f, "{}/{unit}", self.count),
+            None => write!(f, "{}/{}", self.count, Time(self.per)),
+        }
     }
 }
 
@@ -165,7 +169,7 @@ macro_rules! as_text {
 
 as_text!(Time, "duration", "^[0-9]+(ms|s|m|h|d)$", ["500ms", "30s", "7d"]);
 as_text!(Bytes, "size", "^[0-9]+(B|KiB|MiB|GiB)$", ["64KiB", "64MiB"]);
-as_text!(RateText, "rate", "^[0-9]+/(s|m|h)$", ["50/s", "10/m"]);
+as_text!(RateText, "rate", "^[0-9]+/(s|m|h|[0-9]+(ms|s|m|h|d))$", ["50/s", "10/m", "20/10s"]);
 
 #[cfg(test)]
 mod tests {
@@ -222,7 +226,10 @@ mod tests {
         let rate: RateText = "10/m".parse().unwrap();
         assert_eq!((rate.count, rate.per), (10, Duration::from_secs(60)));
         assert_eq!(rate.to_string(), "10/m");
-        for bad in ["", "10", "10/", "/s", "0/s", "-1/s", "+1/s", "1/d", "1.5/s", "10/s/s", "10 / s"] {
+        for (text, shown) in [("20/1s", "20/s"), ("20/10s", "20/10s"), ("1/250ms", "1/250ms"), ("3/60m", "3/h")] {
+            assert_eq!(text.parse::<RateText>().unwrap().to_string(), shown);
+        }
+        for bad in ["", "5/0s", "5/10", "10", "10/", "/s", "0/s", "-1/s", "+1/s", "1/d", "1.5/s", "10/s/s", "10 / s"] {
             assert!(bad.parse::<RateText>().is_err(), "{bad:?}");
         }
     }

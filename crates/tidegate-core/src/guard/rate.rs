@@ -18,13 +18,36 @@ pub struct Rate {
     pub per: Duration,
 }
 
+/// The part of a rate that one of several nodes may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// Its place among them, from 0.
+    pub index: usize,
+    /// How many there are.
+    pub of: usize,
+}
+
+impl Share {
+    /// All of it.
+    pub const WHOLE: Self = Self { index: 0, of: 1 };
+}
+
+impl Rate {
+    /// Returns what one of several nodes may use, so that all of them together stay within the rate. When there are more
+    /// nodes than calls, each may call once in a longer time: within the rate over time, and up to one each at once.
+    pub fn part(self, share: Share) -> Self {
+        let of = u32::try_from(share.of).unwrap_or(u32::MAX).max(1);
+        if self.count < of {
+            return Self { count: 1, per: self.per.saturating_mul(of) / self.count.max(1) };
+        }
+        let more = u32::from(share.index < (self.count % of) as usize);
+        Self { count: self.count / of + more, per: self.per }
+    }
+}
+
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if [1, 60, 3600].map(Duration::from_secs).contains(&self.per) {
-            RateText { count: self.count, per: self.per }.fmt(f)
-        } else {
-            write!(f, "{}/{:?}", self.count, self.per)
-        }
+        RateText { count: self.count, per: self.per }.fmt(f)
     }
 }
 
@@ -36,11 +59,13 @@ const STARTS_MAX: u32 = 1024;
 pub(super) struct RateWindow {
     limit: Option<Rate>,
     starts: VecDeque<Duration>,
+    /// Nothing starts before.
+    held_until: Duration,
 }
 
 impl RateWindow {
     pub(super) fn new(limit: Option<Rate>) -> Self {
-        Self { limit: limit.map(shorten), starts: VecDeque::new() }
+        Self { limit: limit.map(shorten), starts: VecDeque::new(), held_until: Duration::ZERO }
     }
 
     /// Changes the rate; what started before still counts.
@@ -49,6 +74,11 @@ impl RateWindow {
         if limit.is_none() {
             self.starts.clear();
         }
+    }
+
+    /// Lets nothing start before a time, while there is a limit.
+    pub(super) fn hold(&mut self, until: Duration) {
+        self.held_until = until;
     }
 
     /// Returns how long a call that comes now has to wait.
@@ -60,7 +90,8 @@ impl RateWindow {
             self.starts.pop_front();
         }
         let blocking = self.starts.len().checked_sub(count).and_then(|index| self.starts.get(index));
-        blocking.map_or(Duration::ZERO, |start| (*start + limit.per).saturating_sub(now))
+        let free_at = blocking.map_or(Duration::ZERO, |start| *start + limit.per);
+        free_at.max(self.held_until).saturating_sub(now)
     }
 
     /// Books the next start and returns it, or the wait when it is longer than `wait_max`.
@@ -136,6 +167,32 @@ mod tests {
         let start = window.book(Duration::ZERO, LONG).expect("the wait is allowed");
         window.give_back(start);
         assert_eq!(window.book(Duration::ZERO, LONG), Ok(start));
+    }
+
+    #[test]
+    fn parts_are_never_more_than_the_whole() {
+        let part = |count, index, of| Rate { count, per: 1000 * MS }.part(Share { index, of });
+        for (count, of) in [(20, 1), (20, 2), (20, 3), (7, 4), (3, 3), (1, 2), (2, 5)] {
+            let parts: Vec<Rate> = (0..of).map(|index| part(count, index, of)).collect();
+            let per_second: f64 = parts.iter().map(|part| f64::from(part.count) / part.per.as_secs_f64()).sum();
+            assert!(per_second <= f64::from(count) * 1.000_001, "{parts:?}");
+            assert!(per_second > f64::from(count) * 0.99, "nothing is left: {parts:?}");
+            // When one more comes, nobody's part grows before the others have heard of it, wherever the new one stands.
+            for (index, before) in parts.iter().enumerate() {
+                for place in [index, index + 1] {
+                    let after = part(count, place, of + 1);
+                    assert!(after.count <= before.count && after.per >= before.per, "{before:?}, then {after:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_held_starts_later_and_within_the_rate() {
+        let mut window = RateWindow::new(per_second(2));
+        window.hold(500 * MS);
+        let starts = [0, 1, 2].map(|n| window.book(n * MS, LONG).expect("the wait is allowed"));
+        assert_eq!(starts, [500 * MS, 500 * MS, 1500 * MS]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Gate, Rate};
+use super::{Gate, Rate, Share};
 use crate::{clock::Timestamp, fault::FaultClass, names::TargetName};
 
 /// Where a guard stands.
@@ -83,6 +83,8 @@ pub struct BreakerView {
 /// A rate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RateView {
+    /// The part of it that this node may use.
+    pub share: Share,
     /// The rate in force.
     pub limit: Option<Rate>,
     /// How long a call that came now would wait for it.

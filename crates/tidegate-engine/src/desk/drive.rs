@@ -128,6 +128,7 @@ impl<'a> Drive<'a> {
             [] => JobProgress { looked: 0, matched: 0, ..known },
             value => read(id, value)?,
         };
+        let stored = inner.own_it(id, ask, stored, &mut job).await?;
         job.state = JobState::Running;
         let mut drive = Self {
             inner,
@@ -540,7 +541,7 @@ impl<'a> Drive<'a> {
             ask = Arc::new(JobAsk { ids: Some(Vec::new()), ..self.ask.clone() });
             self.inner.keep_ask(self.id, &ask).await?;
         }
-        self.inner.ended(self.id, &ask, &self.job).await
+        self.inner.ended(self.id, &ask, &self.job, Some(&self.stored)).await
     }
 
     pub(super) fn store(&self) -> &dyn Store {

@@ -156,6 +156,8 @@ pub(super) struct Followed {
 pub struct JobProgress {
     /// State.
     pub state: JobState,
+    /// The node that drives it; empty where there can be only one.
+    pub node: String,
     /// When it was asked for.
     pub created_at: Timestamp,
     /// When it ended.
@@ -254,6 +256,11 @@ pub(super) fn ask_key(id: &str) -> String {
 
 pub(super) fn progress_key(id: &str) -> String {
     format!("{PREFIX}{id}/progress")
+}
+
+/// Where a wish to end a job is kept, for the node that drives it.
+pub(super) fn cancel_key(id: &str) -> String {
+    format!("{PREFIX}{id}/cancel")
 }
 
 pub(super) fn write<T: Serialize>(value: &T) -> Result<Vec<u8>> {

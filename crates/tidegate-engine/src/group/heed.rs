@@ -5,12 +5,13 @@ use std::sync::Arc;
 use tidegate_core::{fault::Result, notice::Notice};
 
 use super::{Group, desired};
-use crate::peers::{ELSEWHERE, States};
+use crate::peers::{ELSEWHERE, Round};
 
 impl Group {
     /// Does what is wanted by now, when that is not what this node knows.
-    pub(crate) async fn heed(self: &Arc<Self>, told: &States) -> Result<()> {
-        let wanted = desired::told(told, &self.name, self.policy.workers)?;
+    pub(crate) async fn heed(self: &Arc<Self>, round: &Round) -> Result<()> {
+        self.pacer.share(round.share.of);
+        let wanted = desired::told(&round.told, &self.name, self.policy.workers)?;
         let is_known = {
             let known = self.desired.borrow();
             *known == desired::Desired { moving: known.moving, ..wanted }

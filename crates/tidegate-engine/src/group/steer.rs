@@ -1,6 +1,13 @@
 //! Moving a group through its stream by hand: seek it to another place, let it finish what is there, slow it down.
 
-use std::{ops::Range, sync::Arc, time::Duration};
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use bytestring::ByteString;
 use parking_lot::Mutex;
@@ -74,13 +81,18 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Lets through what a rate allows.
 #[derive(Debug, Default)]
-pub(crate) struct Pacer(Mutex<(f64, Timestamp)>);
+pub(crate) struct Pacer {
+    saved: Mutex<(f64, Timestamp)>,
+    /// How many other nodes keep to the same rate with this one.
+    others: AtomicUsize,
+}
 
 impl Pacer {
     /// Returns how many may be lent now, and when the next may be when there is none.
     pub(super) fn room(&self, rate: Rate, now: Timestamp) -> (usize, Timestamp) {
-        let mut state = self.0.lock();
-        let per_second = f64::from(rate.count.max(1)) / rate.per.as_secs_f64().max(0.001);
+        let mut state = self.saved.lock();
+        let nodes = self.others.load(Ordering::Relaxed) as f64 + 1.0;
+        let per_second = f64::from(rate.count.max(1)) / rate.per.as_secs_f64().max(0.001) / nodes;
         // What is saved up is worth a tenth of a second: a quiet time is not followed by a flood.
         let most = (per_second / 10.0).max(1.0);
         state.0 = (state.0 + now.since(state.1).as_secs_f64() * per_second).min(most);
@@ -90,7 +102,12 @@ impl Pacer {
     }
 
     fn take(&self, count: usize) {
-        self.0.lock().0 -= count as f64;
+        self.saved.lock().0 -= count as f64;
+    }
+
+    /// Says how many nodes keep to the rate together.
+    pub(super) fn share(&self, nodes: usize) {
+        self.others.store(nodes.saturating_sub(1), Ordering::Relaxed);
     }
 }
 

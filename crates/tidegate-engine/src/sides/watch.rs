@@ -42,16 +42,18 @@ impl Watch {
     /// Looks once; true when there is nothing more to look after.
     async fn look(&self) -> Result<bool> {
         let sides = &self.sides;
-        let Some((has_ended, keep)) =
-            sides.live.lock().get(&self.name).map(|live| (live.kept.ended_at.is_some(), live.kept.ask.keep))
-        else {
-            return Ok(true);
-        };
-        if has_ended && keep {
+        let Some(kept) = sides.live.lock().get(&self.name).map(|live| live.kept.clone()) else { return Ok(true) };
+        let (has_ended, keep) = (kept.ended_at.is_some(), kept.ask.keep);
+        if kept.over {
+            // Whoever removes it now holds the lock, and has removed it when he is done.
+            sides.let_go(&self.name).await?;
             return Ok(true);
         }
+        if has_ended && keep {
+            return Ok(false);
+        }
         let status = match sides.store.group(&self.name).await {
-            Err(fault) if fault.kind == FaultKind::Missing => return Ok(true),
+            Err(fault) if fault.kind == FaultKind::Missing => return Ok(false),
             status => status?,
         };
         if status.waiting + status.scheduled + status.in_flight > 0 {
@@ -62,10 +64,10 @@ impl Watch {
         }
         // Dead letters are sent back to their group: while any waits for somebody, the group has to be there.
         if keep || status.parked > 0 {
-            return Ok(keep);
+            return Ok(false);
         }
         let _changing = sides.changing.lock().await;
         sides.end(&self.name, "tidegate", "all of its range is handled").await?;
-        Ok(true)
+        Ok(false)
     }
 }

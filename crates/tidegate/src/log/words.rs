@@ -94,6 +94,7 @@ pub(super) fn rare(notice: &Notice) {
         | Notice::DeadLettered { .. }
         | Notice::DeadMoved { .. }
         | Notice::DeskJobEnded { .. }
+        | Notice::DeskJobTakenOver { .. }
         | Notice::GroupPaused { .. }
         | Notice::GroupResumed { .. }
         | Notice::GroupScaled { .. }
@@ -204,6 +205,9 @@ fn of_the_work(notice: &Notice) {
         }
         Notice::DeadMoved { stream, action, count, by, reason } => {
             info!(notice = name, %stream, action, count, by, reason, "{action} {count} dead letters of {stream}");
+        }
+        Notice::DeskJobTakenOver { job, stream, from } => {
+            info!(notice = name, job, %stream, from, "job on dead letters of {stream} goes on here, {from} is gone");
         }
         Notice::DeskJobEnded { job, stream, state, moved, failed, why } => {
             info!(notice = name, job, %stream, state, moved, failed, why, "job on dead letters of {stream}: {state}, {moved} moved");

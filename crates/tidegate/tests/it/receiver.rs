@@ -1,11 +1,15 @@
 //! A receiver of webhooks in this process, whose answers the test chooses.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicU16, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU16, Ordering},
+    },
+    time::Duration,
 };
 
 use axum::{Router, body::Bytes, extract::State, http::HeaderMap, http::StatusCode, routing::post};
+use tidegate_core::clock::{Clock, Stopwatch};
 use tokio::sync::Semaphore;
 
 /// What came in with one request.
@@ -13,6 +17,8 @@ use tokio::sync::Semaphore;
 pub(crate) struct Received {
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
+    /// How long after the start of the receiver.
+    pub(crate) after: Duration,
 }
 
 impl Received {
@@ -29,6 +35,7 @@ pub(crate) struct Receiver {
 
 #[derive(Debug)]
 struct Shared {
+    watch: Stopwatch,
     received: Mutex<Vec<Received>>,
     status: AtomicU16,
     /// A request is answered when it gets a permit; plenty unless the test holds them back.
@@ -41,6 +48,7 @@ impl Receiver {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/hook", listener.local_addr().unwrap());
         let shared = Arc::new(Shared {
+            watch: Clock::real().stopwatch(),
             received: Mutex::default(),
             status: AtomicU16::new(200),
             answers: Semaphore::new(Semaphore::MAX_PERMITS),
@@ -69,6 +77,11 @@ impl Receiver {
         self.shared.received.lock().unwrap().clone()
     }
 
+    /// When requests came, in order.
+    pub(crate) fn times(&self) -> Vec<Duration> {
+        self.received().iter().map(|request| request.after).collect()
+    }
+
     /// Ids of the events that came, in order.
     pub(crate) fn ids(&self) -> Vec<String> {
         self.received().iter().filter_map(|request| request.header("ce-id").map(str::to_owned)).collect()
@@ -82,7 +95,7 @@ fn spawn(task: impl Future<Output = ()> + Send + 'static) {
 
 async fn receive(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes) -> (StatusCode, String) {
     let id = headers.get("ce-id").map_or("nobody", |id| id.to_str().unwrap()).to_owned();
-    shared.received.lock().unwrap().push(Received { headers, body });
+    shared.received.lock().unwrap().push(Received { headers, body, after: shared.watch.elapsed() });
     shared.answers.acquire().await.unwrap().forget();
     (StatusCode::from_u16(shared.status.load(Ordering::SeqCst)).unwrap(), format!("answer to {id}"))
 }

@@ -22,6 +22,9 @@ pub(crate) struct Job {
     verb: &'static str,
     /// `running`; `done`; `dry_run` when nothing was to be moved; `stopped` when it ended itself, see `why`; `cancelled`.
     state: &'static str,
+    /// The node that drives it, where several share an engine.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    node: String,
     /// Why it stopped, or what it waits for.
     #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<String>,
@@ -87,6 +90,7 @@ impl Job {
             stream: ask.stream.to_string(),
             verb: ask.verb.as_str(),
             state: now.state.as_str(),
+            node: now.node.clone(),
             why: now.why.clone(),
             created_at: now.created_at,
             ended_at: now.ended_at,
@@ -132,6 +136,8 @@ pub(crate) struct Jobs {
     responses((status = 200, description = "The jobs.", body = Jobs))
 )]
 pub(crate) async fn list(call: Call) -> Result<Response, Problem> {
+    // While the engine is away this node tells what it knows.
+    drop(call.api.desk.look().await);
     let jobs = call.api.desk.jobs();
     json(&Jobs { jobs: jobs.iter().map(|view| Job { results: Vec::new(), ..Job::new(view) }).collect() })
 }
@@ -155,6 +161,7 @@ pub(crate) struct ShowQuery {
 pub(crate) async fn show(call: Call) -> Result<Response, Problem> {
     let query: ShowQuery = call.query()?;
     let id = call.job()?;
+    drop(call.api.desk.look().await);
     let view = match query.wait {
         None => call.api.desk.job(&id)?,
         Some(time) => call.api.desk.wait(&id, wait(Some(time))?).await?,
