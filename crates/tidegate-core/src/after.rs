@@ -16,7 +16,7 @@ use crate::{
 pub const AFTER: &str = "after";
 
 /// What names an event everywhere.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct EventName {
     /// CloudEvents `source`.
     pub source: ByteString,

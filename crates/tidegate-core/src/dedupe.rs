@@ -87,7 +87,7 @@ impl<'de> Deserialize<'de> for DedupeKey {
             }
         }
 
-        from.deserialize_any(Either)
+        if from.is_human_readable() { from.deserialize_any(Either) } else { from.deserialize_seq(Either) }
     }
 }
 

@@ -63,7 +63,7 @@ impl<'de> Deserialize<'de> for Position {
 }
 
 /// Proof of a lease: who holds which delivery since which claim. Every settle shows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LeaseToken {
     /// Boot-unique number of the store session that lent it; a restart makes a new one.
     pub owner: u64,
@@ -99,7 +99,7 @@ impl FromStr for LeaseToken {
 }
 
 /// A lease on one delivery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {
     /// Shown at every settle and extend.
     pub token: LeaseToken,
@@ -108,7 +108,7 @@ pub struct Lease {
 }
 
 /// One past attempt, kept with the delivery and with the dead letter.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempt {
     /// When it started.
     pub at: Timestamp,
@@ -121,7 +121,7 @@ pub struct Attempt {
 }
 
 /// An event lent to one group.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Delivery {
     /// The event.
     pub event: Event,
@@ -175,7 +175,7 @@ impl Outcome {
 }
 
 /// What is done with a delivery: decided by [`crate::decide::decide`], carried out by the store in one commit.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Settlement {
     /// Done: acknowledge, write the ledger, publish the outputs.
     Done(Vec<(StreamName, Event)>),
@@ -203,7 +203,7 @@ pub enum Settlement {
 }
 
 /// A settlement on its way to the store.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Settled {
     /// The lease under which it was processed.
     pub token: LeaseToken,
@@ -214,7 +214,7 @@ pub struct Settled {
 }
 
 /// What the store says of one settlement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SettleStatus {
     /// It is durable.
     Settled,

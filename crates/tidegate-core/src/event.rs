@@ -3,6 +3,8 @@
 //! The stored form (`encode`/`decode`) is versioned by its first byte and is part of the on-disk format.
 //! The forms seen by the outside (JSON, HTTP headers) live in `cloudevents.rs`.
 
+mod told;
+
 use std::time::Duration;
 
 use bytes::Bytes;

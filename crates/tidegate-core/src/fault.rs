@@ -24,7 +24,7 @@ pub struct Fault {
 }
 
 /// Where data does not have the form that was asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Violation {
     /// JSON pointer of the value; empty for the whole.
     pub pointer: String,
@@ -35,7 +35,7 @@ pub struct Violation {
 }
 
 /// The nine kinds of faults.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum FaultKind {
     /// The input is wrong.
     Invalid,
@@ -58,7 +58,7 @@ pub enum FaultKind {
 }
 
 /// Whose fault it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Origin {
     /// The one who asked.
     Caller,
@@ -73,7 +73,7 @@ pub enum Origin {
 }
 
 /// Whether and when trying again makes sense.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Retry {
     /// It will fail again.
     Never,
@@ -269,7 +269,7 @@ impl fmt::Display for FaultClass {
 }
 
 /// Why an attempt failed: what the handler reports.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// Class; decides what happens next.
     pub class: FaultClass,

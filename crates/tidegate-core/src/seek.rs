@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// A place in a stream, as people name it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum SeekTo {
     /// The oldest kept event.
     Earliest,
@@ -66,7 +66,7 @@ impl fmt::Display for SeekTo {
 }
 
 /// A group that was moved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Sought {
     /// First event that it had not looked at before.
     pub from: Position,
@@ -75,7 +75,7 @@ pub struct Sought {
 }
 
 /// What would become of events if their group looked at them now, without a handler for any of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct Rehearsal {
     /// A handler would run.
     pub run: u64,

@@ -29,7 +29,7 @@ pub use self::dead::{
 };
 
 /// When the engine answers that an event is accepted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Durability {
     /// After a sync to disk. Loss window: none.
     Sync,
@@ -40,7 +40,7 @@ pub enum Durability {
 }
 
 /// How long settled events stay readable. A bound that is absent does not bound.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct Retain {
     /// Oldest age.
     pub age: Option<Duration>,
@@ -53,7 +53,7 @@ pub struct Retain {
 }
 
 /// Window in which a repeated publish is answered with the first position.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct DedupeWindow {
     /// What makes two publishes the same.
     pub key: DedupeKey,
@@ -64,7 +64,7 @@ pub struct DedupeWindow {
 }
 
 /// A stream as it is asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct StreamSpec {
     /// Name.
     pub name: StreamName,
@@ -96,7 +96,7 @@ impl StreamSpec {
 }
 
 /// Where a new group starts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub enum Start {
     /// At the oldest kept event.
     #[default]
@@ -108,7 +108,7 @@ pub enum Start {
 }
 
 /// What a failed head of an order key does to those behind it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub enum OnFailure {
     /// The next of the key may run while the failed one waits for its retry.
     #[default]
@@ -118,7 +118,7 @@ pub enum OnFailure {
 }
 
 /// A group as it is asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct GroupSpec {
     /// Name, unique in the node.
     pub name: GroupName,
@@ -189,7 +189,7 @@ pub struct Promises {
 }
 
 /// Answer to one appended event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Appended {
     /// Its position; of the first one when it is a duplicate.
     pub position: Position,
@@ -198,7 +198,7 @@ pub struct Appended {
 }
 
 /// An event as it is stored.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct Stored {
     /// Place in the stream.
     pub position: Position,
@@ -209,7 +209,7 @@ pub struct Stored {
 }
 
 /// A page of a longer answer.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct Page<T> {
     /// The entries.
     pub items: Vec<T>,
@@ -218,7 +218,7 @@ pub struct Page<T> {
 }
 
 /// What a group asks for.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct Claim {
     /// The group.
     pub group: GroupName,
@@ -231,7 +231,7 @@ pub struct Claim {
 }
 
 /// What a group is lent, and what was settled on the way without being lent.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
 pub struct Claimed {
     /// The deliveries.
     pub deliveries: Vec<Delivery>,
@@ -246,7 +246,7 @@ pub struct Claimed {
 }
 
 /// Counts of one stream.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct StreamStatus {
     /// Name.
     pub name: StreamName,
@@ -277,7 +277,7 @@ pub struct StreamStatus {
 }
 
 /// Counts of one group. `accepted = done + waiting + scheduled + in_flight + dead + expired + dropped`, always.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct GroupStatus {
     /// Name.
     pub name: GroupName,
@@ -331,7 +331,7 @@ impl GroupStatus {
 }
 
 /// Size and cost of a ledger.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 pub struct LedgerStatus {
     /// Entries remembered.
     pub entries: u64,
@@ -342,7 +342,7 @@ pub struct LedgerStatus {
 }
 
 /// What a ledger remembers of one event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct LedgerEntry {
     /// Position of the delivery that was done.
     pub position: Position,
@@ -351,7 +351,7 @@ pub struct LedgerEntry {
 }
 
 /// A delivery that waits for other events to be done.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct Blocked {
     /// The event.
     pub stored: Stored,
@@ -360,7 +360,7 @@ pub struct Blocked {
 }
 
 /// What somebody wants of deliveries that wait for other events.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct Unblock {
     /// The group.
     pub group: GroupName,
@@ -375,7 +375,7 @@ pub struct Unblock {
 }
 
 /// What becomes of deliveries that wait for other events.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub enum UnblockHow {
     /// They wait no longer.
     Run,
@@ -389,7 +389,7 @@ pub enum UnblockHow {
 }
 
 /// A node that shares an engine with others.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Peer {
     /// Its name.
     pub node: String,

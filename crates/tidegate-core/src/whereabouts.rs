@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Which event is looked for.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct Find {
     /// Its id.
     pub id: ByteString,
@@ -27,7 +27,7 @@ pub struct Find {
 }
 
 /// A place at which an event was found.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct Sighting {
     /// The stream; a dead-letter stream when only the letter is left.
     pub stream: StreamName,
@@ -38,7 +38,7 @@ pub struct Sighting {
 }
 
 /// What a search came to.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
 pub struct Finding {
     /// Where the event is, newest first within each stream.
     pub sightings: Vec<Sighting>,
@@ -49,7 +49,7 @@ pub struct Finding {
 }
 
 /// Where an event stands in a group.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Standing {
     /// Where.
     pub place: Place,
@@ -68,7 +68,7 @@ impl From<Place> for Standing {
 }
 
 /// Where an event stands in a group.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Place {
     /// The stream has no such position yet.
     Absent,
@@ -137,7 +137,7 @@ pub enum Place {
 }
 
 /// What an event waits for that waits for a time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum Wait {
     /// The next attempt after one that failed or was put off.
     Retry,
@@ -148,7 +148,7 @@ pub enum Wait {
 }
 
 /// What was written of an event, as far as it is kept.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Steps {
     /// The steps, oldest first.
     pub items: Vec<Step>,
@@ -157,7 +157,7 @@ pub struct Steps {
 }
 
 /// One thing that was written of an event.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Step {
     /// When it was written.
     pub at: Timestamp,
@@ -168,7 +168,7 @@ pub struct Step {
 }
 
 /// What was written of an event.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub enum StepKind {
     /// It was lent to a handler of which every claim is on record.
     Lent,

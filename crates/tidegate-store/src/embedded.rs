@@ -204,6 +204,12 @@ impl Embedded {
         Ok(store)
     }
 
+    /// Tells whether the claims of a group are made durable before they are handed out.
+    #[cfg(feature = "nats")]
+    pub(crate) fn marks_claims(&self, group: &tidegate_core::names::GroupName) -> bool {
+        self.state.group(group).is_ok_and(|group| group.spec.read().mark_claims)
+    }
+
     fn start(self: &Arc<Self>) -> Result<()> {
         let spawn = |name: &str, work: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new()

@@ -1,8 +1,10 @@
-//! The engines that store streams: the embedded journal, the same engine in memory for tests, and those on Redis and
-//! PostgreSQL.
+//! The engines that store streams: the embedded journal, the same engine in memory for tests, and those on Redis,
+//! PostgreSQL and NATS.
 
 pub mod disk;
 pub mod embedded;
+#[cfg(feature = "nats")]
+pub mod nats;
 mod open;
 #[cfg(feature = "postgres")]
 pub mod postgres;
@@ -18,8 +20,8 @@ use tidegate_core::fault::Result;
 pub use crate::{
     embedded::{CheckReport, StoreDescription},
     open::{
-        ENGINES, LEFT_OUT, Look, Opening, POSTGRES, POSTGRES_LEFT_OUT, Password, PostgresSettings, REDIS,
-        RedisSettings, is_postgres, look, open, open_engine,
+        ENGINES, LEFT_OUT, Look, NATS, NATS_LEFT_OUT, NatsSettings, Opening, POSTGRES, POSTGRES_LEFT_OUT, Password,
+        PostgresSettings, REDIS, RedisSettings, is_postgres, look, open, open_engine,
     },
 };
 

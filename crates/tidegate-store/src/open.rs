@@ -22,6 +22,11 @@ pub const REDIS: &str = "redis://";
 /// How the address of a PostgreSQL server begins; the second word is as good.
 pub const POSTGRES: [&str; 2] = ["postgres://", "postgresql://"];
 
+/// How the address of a NATS server begins.
+pub const NATS: &str = "nats://";
+
+/// What is said of an address of a NATS server when its engine is not there.
+pub const NATS_LEFT_OUT: &str = "this program was built without the engine nats (feature \"nats\")";
 /// What is said of an address of a Redis server when its engine is not there.
 pub const LEFT_OUT: &str = "this program was built without the engine redis (feature \"redis\")";
 /// What is said of an address of a PostgreSQL server when its engine is not there.
@@ -42,6 +47,8 @@ pub struct Opening {
     pub redis: RedisSettings,
     /// Settings of the engine on PostgreSQL.
     pub postgres: PostgresSettings,
+    /// Settings of the engine on NATS.
+    pub nats: NatsSettings,
     /// The clock.
     pub clock: Clock,
     /// Where to tell what happens.
@@ -108,6 +115,36 @@ impl Default for PostgresSettings {
     }
 }
 
+/// Settings of the engine on NATS beside the address.
+#[derive(Debug, Clone)]
+pub struct NatsSettings {
+    /// User to log in as; none = nobody, or a token.
+    pub user: Option<String>,
+    /// Password of the user; without a user, a token.
+    pub password: Option<Password>,
+    /// First words of all subjects.
+    pub prefix: String,
+    /// Servers that keep the log, when it is made.
+    pub replicas: usize,
+    /// Longest time that one answer may take.
+    pub timeout: Duration,
+    /// Time without a sign of life after which another node takes over.
+    pub takeover: Duration,
+}
+
+impl Default for NatsSettings {
+    fn default() -> Self {
+        Self {
+            user: None,
+            password: None,
+            prefix: "tidegate".to_owned(),
+            replicas: 1,
+            timeout: Duration::from_secs(10),
+            takeover: Duration::from_secs(10),
+        }
+    }
+}
+
 /// A password; never shown.
 #[derive(Clone)]
 pub struct Password(pub String);
@@ -149,8 +186,9 @@ fn open_with(engine: &str, options: EmbeddedOptions) -> Result<Arc<dyn Store>> {
 
 fn unknown(engine: &str) -> Fault {
     let all = ENGINES.join(", ");
-    let note =
-        format!("there is no engine {engine:?}; there are: {all}, {REDIS}host:port/db, postgres://host:port/database");
+    let note = format!(
+        "there is no engine {engine:?}; there are: {all}, {REDIS}host:port/db, postgres://host:port/database, {NATS}host:port"
+    );
     Fault::invalid(note)
 }
 
@@ -161,6 +199,9 @@ pub async fn open_engine(opening: Opening) -> Result<Arc<dyn Store>> {
     }
     if is_postgres(&opening.engine) {
         return open_postgres(opening).await;
+    }
+    if opening.engine.starts_with(NATS) {
+        return open_nats(opening).await;
     }
     let Opening { engine, data, disk_reserve, clock, notices, .. } = opening;
     open_with(&engine, EmbeddedOptions { clock, notices, disk_reserve, ..EmbeddedOptions::new(data) })
@@ -177,6 +218,8 @@ pub async fn look(opening: &Opening) -> Option<Look> {
         Some(look_at_redis(opening).await)
     } else if is_postgres(&opening.engine) {
         Some(look_at_postgres(opening).await)
+    } else if opening.engine.starts_with(NATS) {
+        Some(look_at_nats(opening).await)
     } else {
         None
     }
@@ -254,4 +297,42 @@ async fn open_postgres(_: Opening) -> Result<Arc<dyn Store>> {
 #[cfg(not(feature = "postgres"))]
 async fn look_at_postgres(_: &Opening) -> Look {
     Look { found: POSTGRES_LEFT_OUT.to_owned(), required: "the engine postgres".to_owned(), ok: false, warning: None }
+}
+
+#[cfg(feature = "nats")]
+fn nats_options(opening: &Opening) -> crate::nats::NatsOptions {
+    let NatsSettings { user, password, prefix, replicas, timeout, takeover } = opening.nats.clone();
+    crate::nats::NatsOptions {
+        url: opening.engine.clone(),
+        user,
+        password: password.map(|password| password.0),
+        node: opening.node.clone(),
+        prefix,
+        replicas,
+        timeout,
+        takeover,
+        dir: opening.data.join("nats"),
+        clock: opening.clock.clone(),
+        notices: opening.notices.clone(),
+    }
+}
+
+#[cfg(feature = "nats")]
+async fn open_nats(opening: Opening) -> Result<Arc<dyn Store>> {
+    Ok(crate::nats::NatsStore::open(nats_options(&opening)).await?)
+}
+
+#[cfg(feature = "nats")]
+async fn look_at_nats(opening: &Opening) -> Look {
+    crate::nats::look(&nats_options(opening)).await
+}
+
+#[cfg(not(feature = "nats"))]
+async fn open_nats(_: Opening) -> Result<Arc<dyn Store>> {
+    Err(Fault::invalid(NATS_LEFT_OUT))
+}
+
+#[cfg(not(feature = "nats"))]
+async fn look_at_nats(_: &Opening) -> Look {
+    Look { found: NATS_LEFT_OUT.to_owned(), required: "the engine nats".to_owned(), ok: false, warning: None }
 }

@@ -5,6 +5,7 @@
 
 pub mod broker_suite;
 pub mod hooked;
+pub mod nats_server;
 pub mod postgres_server;
 pub mod redis_server;
 pub mod scenario;
@@ -14,6 +15,7 @@ pub mod sim_disk;
 
 pub use self::{
     hooked::{Hooked, Hooks, Verb},
+    nats_server::NatsServer,
     postgres_server::PostgresServer,
     redis_server::RedisServer,
     sim_disk::SimDisk,

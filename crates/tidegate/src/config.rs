@@ -39,7 +39,7 @@ use tidegate_modules::{
 
 pub use self::{
     access::{ListenerConfig, Role, TokenConfig, TokenHash},
-    engine::{Engine, PostgresConfig, RedisConfig},
+    engine::{Engine, NatsConfig, PostgresConfig, RedisConfig},
     environment::SystemEnvironment,
     group::{After, GroupConfig, LedgerConfig, OnFailure, ResultsConfig, RetryConfig, Start},
     schema::{SchemaConfig, SchemaOn},
@@ -61,7 +61,8 @@ pub struct Config {
     #[serde(default)]
     pub node: NodeConfig,
     /// What stores the streams: `embedded`, the node's own journal in `node.data`; the address of a Redis or Valkey server
-    /// from 6.2 on; that of a PostgreSQL server from 13 on; or `memory`, for tests: everything is lost when the node stops.
+    /// from 6.2 on; that of a PostgreSQL server from 13 on; that of a NATS server with JetStream from 2.9 on; or `memory`, for
+    /// tests: everything is lost when the node stops.
     #[serde(default)]
     pub engine: Engine,
     /// Settings of the engine on a Redis server.
@@ -70,6 +71,9 @@ pub struct Config {
     /// Settings of the engine on a PostgreSQL server.
     #[serde(default, skip_serializing_if = "PostgresConfig::is_usual")]
     pub postgres: PostgresConfig,
+    /// Settings of the engine on a NATS server.
+    #[serde(default, skip_serializing_if = "NatsConfig::is_usual")]
+    pub nats: NatsConfig,
     /// Where the API, health and metrics listen.
     #[serde(default = "ListenerConfig::usual")]
     pub listeners: Vec<ListenerConfig>,
@@ -395,6 +399,7 @@ impl Check for Config {
         self.engine.check(&here.at("engine"));
         self.redis.check(&self.engine, &here.at("redis"));
         self.postgres.check(&self.engine, &here.at("postgres"));
+        self.nats.check(&self.engine, &here.at("nats"));
         let grace = self.shutdown.grace;
         here.at("shutdown").at("grace").require(grace <= GRACE_MAX, || format!("{grace} is longer than {GRACE_MAX}"));
     }

@@ -222,6 +222,7 @@ fn opening(config: &Config, clock: &Clock, notices: &Notices) -> tidegate_store:
         node: config.node.name.clone(),
         redis: config.redis.settings(),
         postgres: config.postgres.settings(),
+        nats: config.nats.settings(),
         clock: clock.clone(),
         notices: notices.clone(),
     }

@@ -47,7 +47,7 @@ impl DeadState {
 }
 
 /// A dead letter: the untouched event and everything known of its death.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct DeadLetter {
     /// Its place in the dead-letter stream; its id.
     pub id: Position,
@@ -78,7 +78,7 @@ pub struct DeadLetter {
 }
 
 /// Who changed the state of a dead letter.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct DeadChange {
     /// When.
     pub at: Timestamp,
@@ -93,7 +93,7 @@ pub struct DeadChange {
 }
 
 /// What is known of a dead letter without reading it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct DeadEntry {
     /// Its place in the dead-letter stream; its id.
     pub id: Position,
@@ -110,7 +110,7 @@ pub struct DeadEntry {
 }
 
 /// Which dead letters; newest first, unless `after` is given.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
 pub struct DeadQuery {
     /// Only in this state.
     pub state: Option<DeadState>,
@@ -129,7 +129,7 @@ pub struct DeadQuery {
 }
 
 /// What is done with dead letters.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub enum DeadAction {
     /// Back into the stream it came from, for the group that buried it, with the same event, key and history.
     Reprocess {
@@ -150,7 +150,7 @@ pub enum DeadAction {
 }
 
 /// A step on dead letters: all of it in one commit.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct DeadStep {
     /// Stream: the source stream or its `.dlq`.
     pub stream: StreamName,
@@ -169,7 +169,7 @@ pub struct DeadStep {
 }
 
 /// How far a job came, as control state that goes with a step.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct DeadProgress {
     /// Its key.
     pub key: String,
@@ -180,7 +180,7 @@ pub struct DeadProgress {
 }
 
 /// What became of one entry of a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum DeadStepStatus {
     /// Done; for a reprocess with the new position.
     Moved(Option<Position>),
@@ -191,7 +191,7 @@ pub enum DeadStepStatus {
 }
 
 /// Dead letters of one stream in numbers.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
 pub struct DeadReport {
     /// Entries buried in the time asked for, whatever their state.
     pub total: u64,
@@ -219,7 +219,7 @@ impl DeadReport {
 }
 
 /// How long dead letters are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct DeadKeep {
     /// Those that wait for somebody expire after this time; none = never.
     pub parked: Option<Duration>,
@@ -234,7 +234,7 @@ impl Default for DeadKeep {
 }
 
 /// A dead letter from elsewhere.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct DeadImport {
     /// Group that could not process it; it must exist.
     pub group: GroupName,

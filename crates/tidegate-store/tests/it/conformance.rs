@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use tidegate_testkit::{PostgresServer, RedisServer, broker_suite};
+use tidegate_testkit::{NatsServer, PostgresServer, RedisServer, broker_suite};
 
-use crate::places::{InMemory, OnPostgres, OnRedis, Simulated, Threaded};
+use crate::places::{InMemory, OnNats, OnPostgres, OnRedis, Simulated, Threaded};
 
 macro_rules! concerns {
     ($($concern:ident),+ $(,)?) => {
@@ -52,6 +52,13 @@ macro_rules! concerns {
                 super::on_postgres(concat!(stringify!($concern), "::")).await;
             })+
         }
+
+        mod on_a_nats_server {
+            $(#[tokio::test]
+            async fn $concern() {
+                super::on_nats(concat!(stringify!($concern), "::")).await;
+            })+
+        }
     };
 }
 
@@ -73,6 +80,15 @@ async fn on_postgres(concern: &str) {
     let summary = broker_suite::run(concern, || Box::new(OnPostgres::new(&server))).await;
     assert!(summary.skipped.is_empty(), "the engine promises everything");
     println!("{concern} {} cases on PostgreSQL, none left out", summary.ran.len());
+}
+
+/// Runs a concern on a server of its own, and says how many cases that were.
+#[expect(clippy::print_stdout, reason = "the number of cases is part of the answer")]
+async fn on_nats(concern: &str) {
+    let server = Arc::new(NatsServer::start());
+    let summary = broker_suite::run(concern, || Box::new(OnNats::new(&server))).await;
+    assert!(summary.skipped.is_empty(), "the engine promises everything");
+    println!("{concern} {} cases on NATS, none left out", summary.ran.len());
 }
 
 concerns! {

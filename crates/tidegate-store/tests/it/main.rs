@@ -3,6 +3,7 @@
 
 mod conformance;
 mod damage;
+mod nats;
 mod nodes;
 mod places;
 mod postgres;

@@ -1,4 +1,4 @@
-//! Places on which the engines are tested: a simulated disk, a real folder, memory, a Redis or PostgreSQL server.
+//! Places on which the engines are tested: a simulated disk, a real folder, memory, a Redis, PostgreSQL or NATS server.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -11,10 +11,11 @@ use tidegate_core::{
 use tidegate_store::{
     disk::{Disk, MemoryDisk, RealDisk},
     embedded::{Embedded, EmbeddedOptions},
+    nats::{NatsOptions, NatsStore},
     postgres::{PostgresOptions, PostgresStore},
     redis::{RedisOptions, RedisStore},
 };
-use tidegate_testkit::{PostgresServer, RedisServer, SimDisk, broker_suite::Subject};
+use tidegate_testkit::{NatsServer, PostgresServer, RedisServer, SimDisk, broker_suite::Subject};
 
 /// Where simulated stores lie.
 pub(crate) const DIR: &str = "/sim/data";
@@ -152,6 +153,33 @@ impl Subject for OnPostgres {
         let options = PostgresOptions::new(self.server.url());
         Ok(PostgresStore::open(PostgresOptions { schema: self.schema.clone(), clock: self.clock.clone(), ..options })
             .await?)
+    }
+
+    fn clock(&self) -> Clock {
+        self.clock.clone()
+    }
+}
+
+/// A log of its own on a server that the cases of one test share.
+pub(crate) struct OnNats {
+    server: Arc<NatsServer>,
+    dir: tempfile::TempDir,
+    prefix: String,
+    clock: Clock,
+}
+
+impl OnNats {
+    pub(crate) fn new(server: &Arc<NatsServer>) -> Self {
+        let dir = tempfile::tempdir().expect("a scratch folder");
+        Self { server: Arc::clone(server), dir, prefix: format!("t{:x}", fastrand::u64(..)), clock: clock() }
+    }
+}
+
+#[async_trait]
+impl Subject for OnNats {
+    async fn open(&self) -> Result<Arc<dyn Store>> {
+        let options = NatsOptions::new(self.server.url(), self.dir.path());
+        Ok(NatsStore::open(NatsOptions { prefix: self.prefix.clone(), clock: self.clock.clone(), ..options }).await?)
     }
 
     fn clock(&self) -> Clock {

@@ -6,7 +6,7 @@ use tidegate_core::{
     config::{Secret, Spot, Time},
     limits,
 };
-use tidegate_store::{POSTGRES, Password, PostgresSettings, REDIS, RedisSettings};
+use tidegate_store::{NATS, NatsSettings, POSTGRES, Password, PostgresSettings, REDIS, RedisSettings};
 
 /// What stores the streams.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,24 +20,27 @@ pub enum Engine {
     Redis(String),
     /// A PostgreSQL server, by its address.
     Postgres(String),
+    /// A NATS server, by its address.
+    Nats(String),
 }
 
 impl Engine {
     /// Words that it may be, or begin with.
-    const WORDS: &[&str] = &["embedded", "memory", "redis://host:port/db", "postgres://host:port/database"];
+    const WORDS: &[&str] =
+        &["embedded", "memory", "redis://host:port/db", "postgres://host:port/database", "nats://host:port"];
 
     /// Returns the word used in the configuration.
     pub fn as_str(&self) -> &str {
         match self {
             Self::Embedded => "embedded",
             Self::Memory => "memory",
-            Self::Redis(address) | Self::Postgres(address) => address,
+            Self::Redis(address) | Self::Postgres(address) | Self::Nats(address) => address,
         }
     }
 
     /// Tells whether what is stored lies outside of the node.
     pub fn is_outside(&self) -> bool {
-        matches!(self, Self::Redis(_) | Self::Postgres(_))
+        matches!(self, Self::Redis(_) | Self::Postgres(_) | Self::Nats(_))
     }
 
     /// Tells whether it lets events wait for others, and urgent ones go before others.
@@ -55,6 +58,10 @@ impl Engine {
             Self::Postgres(address) => {
                 here.require(cfg!(feature = "postgres"), || tidegate_store::POSTGRES_LEFT_OUT.to_owned());
                 (address, "postgres", "PGPASSWORD")
+            }
+            Self::Nats(address) => {
+                here.require(cfg!(feature = "nats"), || tidegate_store::NATS_LEFT_OUT.to_owned());
+                (address, "nats", "NATS_PASSWORD")
             }
         };
         let plain = || {
@@ -86,6 +93,7 @@ impl<'de> Deserialize<'de> for Engine {
             "memory" => Ok(Self::Memory),
             address if names_host(address, &[REDIS]) => Ok(Self::Redis(text)),
             address if names_host(address, &POSTGRES) => Ok(Self::Postgres(text)),
+            address if names_host(address, &[NATS]) => Ok(Self::Nats(text)),
             word => Err(serde::de::Error::unknown_variant(word, Self::WORDS)),
         }
     }
@@ -99,8 +107,8 @@ impl JsonSchema for Engine {
         schemars::json_schema!({
             "type": "string",
             "title": "engine",
-            "pattern": "^(embedded|memory|redis://.+|postgres(ql)?://.+)$",
-            "examples": ["embedded", "memory", "redis://127.0.0.1:6379/0", "postgres://127.0.0.1:5432/tidegate"]
+            "pattern": "^(embedded|memory|redis://.+|postgres(ql)?://.+|nats://.+)$",
+            "examples": ["embedded", "memory", "redis://127.0.0.1:6379/0", "postgres://127.0.0.1:5432/tidegate", "nats://127.0.0.1:4222"]
         })
     }
 }
@@ -158,7 +166,8 @@ impl RedisConfig {
     pub(super) fn check(&self, engine: &Engine, here: &Spot<'_>) {
         let is_redis = matches!(engine, Engine::Redis(_));
         here.require(is_redis || self.is_usual(), || "these settings are for engine: redis://host:port/db".to_owned());
-        check_times(self.timeout, self.poll, self.takeover, here);
+        check_times(self.timeout, self.takeover, here);
+        check_poll(self.poll, here);
         let prefix = &self.prefix;
         let fits = prefix.len() <= limits::NAME_BYTES_MAX
             && prefix.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | ':'));
@@ -220,7 +229,8 @@ impl PostgresConfig {
         let is_postgres = matches!(engine, Engine::Postgres(_));
         let elsewhere = || "these settings are for engine: postgres://host:port/database".to_owned();
         here.require(is_postgres || self.is_usual(), elsewhere);
-        check_times(self.timeout, self.poll, self.takeover, here);
+        check_times(self.timeout, self.takeover, here);
+        check_poll(self.poll, here);
         let schema = &self.schema;
         let fits = schema.len() <= SCHEMA_BYTES_MAX
             && schema.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
@@ -233,10 +243,72 @@ impl PostgresConfig {
 }
 
 /// Checks the times of an engine with a server.
-fn check_times(timeout: Time, poll: Time, takeover: Time, here: &Spot<'_>) {
-    let more = || "must be more than zero".to_owned();
-    here.at("timeout").require(!timeout.is_zero(), more);
+fn check_times(timeout: Time, takeover: Time, here: &Spot<'_>) {
+    here.at("timeout").require(!timeout.is_zero(), || "must be more than zero".to_owned());
     here.at("timeout").require(timeout <= TIMEOUT_MAX, || format!("must be at most {TIMEOUT_MAX}"));
     here.at("takeover").require(takeover >= TAKEOVER_MIN, || format!("must be at least {TAKEOVER_MIN}"));
-    here.at("poll").require(!poll.is_zero(), more);
+}
+
+fn check_poll(poll: Time, here: &Spot<'_>) {
+    here.at("poll").require(!poll.is_zero(), || "must be more than zero".to_owned());
+}
+
+/// Settings of the engine on a NATS server.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct NatsConfig {
+    /// User to log in as; absent = nobody, or by a token.
+    pub user: Option<String>,
+    /// Password, as a reference such as `${env:NATS_PASSWORD}`; without a user, a token.
+    pub password: Option<Secret>,
+    /// First word of all subjects, and in capitals the name of the JetStream stream. Nodes with the same one share a store.
+    pub prefix: String,
+    /// Servers that keep the log: 1, 3 or 5. Counts when the log is made.
+    pub replicas: usize,
+    /// Longest time that one answer of the server, or of the node that leads, may take.
+    pub timeout: Time,
+    /// Time without a sign of life after which a node counts as gone: what it holds is lent again, and when it led, another
+    /// node leads.
+    pub takeover: Time,
+}
+
+impl Default for NatsConfig {
+    fn default() -> Self {
+        let NatsSettings { prefix, replicas, timeout, takeover, .. } = NatsSettings::default();
+        let time = |time: std::time::Duration| Time::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        Self { user: None, password: None, prefix, replicas, timeout: time(timeout), takeover: time(takeover) }
+    }
+}
+
+impl NatsConfig {
+    /// Tells whether nothing was set.
+    pub(super) fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Returns what the engine is asked for.
+    pub fn settings(&self) -> NatsSettings {
+        NatsSettings {
+            user: self.user.clone(),
+            password: self.password.as_ref().map(|secret| Password(secret.expose().to_owned())),
+            prefix: self.prefix.clone(),
+            replicas: self.replicas,
+            timeout: self.timeout.get(),
+            takeover: self.takeover.get(),
+        }
+    }
+
+    pub(super) fn check(&self, engine: &Engine, here: &Spot<'_>) {
+        let is_nats = matches!(engine, Engine::Nats(_));
+        here.require(is_nats || self.is_usual(), || "these settings are for engine: nats://host:port".to_owned());
+        check_times(self.timeout, self.takeover, here);
+        let prefix = &self.prefix;
+        let fits = !prefix.is_empty()
+            && prefix.len() <= limits::NAME_BYTES_MAX
+            && prefix.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-'));
+        here.at("prefix").require(fits, || {
+            format!("may hold only small letters, digits, '_' and '-', and at most {}", limits::NAME_BYTES_MAX)
+        });
+        here.at("replicas").require(matches!(self.replicas, 1 | 3 | 5), || "is 1, 3 or 5".to_owned());
+    }
 }

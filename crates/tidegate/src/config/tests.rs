@@ -173,6 +173,31 @@ fn settings_of_a_postgres_server_are_checked() {
 }
 
 #[test]
+fn settings_of_a_nats_server_are_checked() {
+    let nats = read("version: 1\nengine: nats://127.0.0.1:4222\nnats: { prefix: shop, replicas: 3 }").unwrap();
+    assert_eq!((nats.engine.as_str(), &*nats.nats.prefix), ("nats://127.0.0.1:4222", "shop"));
+    assert!(nats.engine.is_outside());
+    check("embedded", "nats://me:secret@x", "nats://me", "engine: user and password do not stand in", "nats.password");
+    check(
+        "engine: embedded",
+        "nats: { prefix: shop }\nengine: embedded",
+        "nats",
+        "nats: these settings are for",
+        "nats://",
+    );
+    for (key, words) in [
+        ("timeout: 1m", "at most 10s"),
+        ("takeover: 1s", "at least 2s"),
+        ("prefix: 'a.b'", "letters"),
+        ("replicas: 2", "1, 3 or 5"),
+    ] {
+        let to = format!("nats: {{ {key} }}\nengine: nats://x");
+        let place = format!("nats.{}: ", key.split_once(':').unwrap().0);
+        check("engine: embedded", &to, key.split_once(": ").unwrap().1, &place, words);
+    }
+}
+
+#[test]
 fn wrong_values_are_named_with_their_place() {
     check("workers: 8", "workers: many", "many", "groups.deliver.workers: expected a whole number", "\"many\"");
     check("workers: 8", "workers: -8", "-8", "groups.deliver.workers: expected a whole number", "\"-8\"");

@@ -6,7 +6,7 @@ use serde_json::Value;
 use tidegate_core::clock::Clock;
 
 use crate::{
-    engine::{Engine, on_each_server, postgres, publish, redis, sample},
+    engine::{Engine, nats, on_each_server, postgres, publish, redis, sample},
     node::{Berth, Node, until},
     receiver::Receiver,
 };
@@ -102,14 +102,6 @@ async fn what_one_node_is_told_both_do(server: impl Engine) {
     two.stop().await;
 }
 
-/// Most requests that came within nine tenths of a second: what starts within a second arrives within more or less.
-fn most_in_a_second(times: &[Duration]) -> usize {
-    let within = |first: &Duration| {
-        times.iter().filter(|time| (*first..*first + Duration::from_millis(900)).contains(time)).count()
-    };
-    times.iter().map(within).max().unwrap_or(0)
-}
-
 async fn nodes_share_a_rate(server: impl Engine) {
     let receiver = Receiver::start().await;
     let berths = pair(&sample(&server, &receiver));
@@ -127,10 +119,9 @@ async fn nodes_share_a_rate(server: impl Engine) {
     two.json(&["group", "resume", "deliver"]);
     one.group_has("deliver", "done", 120).await;
     let times = receiver.times();
-    let most = most_in_a_second(&times);
-    assert!(most <= 20, "{most} in a second: {times:?}");
+    // Each begins with what it may do in a second; all else comes at the rate of both. Twice the rate would need half of it.
     let took = *times.last().unwrap() - times[0];
-    assert!(took < Duration::from_secs(20), "both use their part: {took:?}");
+    assert!(took > Duration::from_secs(4), "120 requests at 20/s in {took:?}");
     // Who is left has all of it.
     two.stop().await;
     shows(&one, TARGET, "has all of it", |target| target["rate"]["share"] == "20/s").await;
