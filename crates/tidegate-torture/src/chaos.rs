@@ -16,7 +16,7 @@ use crate::{
     http::Connection,
     node::{Berth, CONFIGURATION, Owned},
     publisher::Shared,
-    server::Redis,
+    server::{Engine, Server},
     ui,
     worker::{ADDRESS, HOME},
 };
@@ -91,7 +91,7 @@ impl Samples {
 pub(crate) struct Chaos<'a> {
     nodes: Vec<(Berth, Owned)>,
     /// The server that the nodes share.
-    redis: Option<Redis>,
+    server: Option<Server>,
     workers: Vec<(usize, Owned)>,
     dir: PathBuf,
     /// Instant at which workers end in any case.
@@ -106,13 +106,14 @@ pub(crate) struct Chaos<'a> {
 
 impl<'a> Chaos<'a> {
     pub(crate) fn start(dir: &Path, settings: &Settings, shared: &'a Shared) -> Result<Self> {
-        let redis = if settings.nodes > 1 || settings.redis { Some(Redis::start(dir)?) } else { None };
-        let engine =
-            redis.as_ref().map_or_else(|| "embedded".to_owned(), |redis| format!("redis://127.0.0.1:{}/0", redis.port));
+        // Nodes with a journal each have nothing to share.
+        let apart = settings.engine == Engine::Embedded && settings.nodes > 1;
+        let server = Server::start(if apart { Engine::Redis } else { settings.engine }, dir)?;
+        let engine = server.as_ref().map_or_else(|| "engine: embedded".to_owned(), Server::keys);
         let mut nodes = Vec::new();
         for number in 0..settings.nodes {
             let name = format!("name: torture-{number}");
-            let configuration = CONFIGURATION.replace("ENGINE", &engine).replace("name: torture", &name);
+            let configuration = CONFIGURATION.replace("engine: ENGINE", &engine).replace("name: torture", &name);
             let mut berth = Berth::new(&dir.join(format!("node-{number}")), &settings.binary, &configuration)?;
             let node = berth.spawn()?;
             nodes.push((berth, node));
@@ -121,7 +122,7 @@ impl<'a> Chaos<'a> {
         let (workers, kills) = (Vec::new(), Vec::new());
         let dir = dir.to_owned();
         let mut chaos =
-            Self { nodes, redis, workers, dir, end, logs: 0, shared, kills, early_kills: 0, slowest_start: 0 };
+            Self { nodes, server, workers, dir, end, logs: 0, shared, kills, early_kills: 0, slowest_start: 0 };
         for number in 0..settings.nodes {
             chaos.wait_until_ready(number)?;
         }
@@ -140,8 +141,9 @@ impl<'a> Chaos<'a> {
         self.nodes.iter().flat_map(|(berth, _)| berth.alarms()).collect()
     }
 
-    pub(crate) fn redis_kills(&self) -> Option<usize> {
-        self.redis.as_ref().map(|redis| redis.kills)
+    pub(crate) fn server_kills(&self) -> Option<usize> {
+        let kills = || self.kills.iter().filter(|kill| kill.victim == Victim::Server).count();
+        self.server.as_ref().map(|_| kills())
     }
 
     fn wait_until_ready(&mut self, number: usize) -> Result<()> {
@@ -177,11 +179,11 @@ impl<'a> Chaos<'a> {
             .map(|number| (start + random.u64(length / 20..length - length / 20), number % 2 == 0))
             .collect();
         moments.sort_unstable();
-        let servers = if self.redis.is_some() { settings.server_kills.min(settings.kills) } else { 0 };
+        let servers = if self.server.is_some() { settings.server_kills.min(settings.kills) } else { 0 };
         for (index, (at, is_node)) in moments.into_iter().enumerate() {
             clock::wait_until(at);
             if index * servers / (settings.kills * 2) < (index + 1) * servers / (settings.kills * 2) {
-                self.kill_redis(&mut random)?;
+                self.kill_server(&mut random)?;
             }
             if is_node {
                 self.kill_node(&mut random, samples.most())?;
@@ -200,15 +202,15 @@ impl<'a> Chaos<'a> {
     }
 
     /// Kills the server that the nodes share and starts it anew on what it has on disk.
-    fn kill_redis(&mut self, random: &mut fastrand::Rng) -> Result<()> {
-        let Some(redis) = &mut self.redis else { return Ok(()) };
+    fn kill_server(&mut self, random: &mut fastrand::Rng) -> Result<()> {
+        let Some(server) = &mut self.server else { return Ok(()) };
         let from = clock::now();
-        redis.kill()?;
+        server.kill()?;
         clock::pause(Duration::from_millis(random.u64(1..1_000)));
-        redis.run()?;
+        server.run()?;
         // What a claim or a settle without an answer did is known to nobody.
         self.kills.push(Kill { victim: Victim::Server, from, to: clock::now(), sampled: None });
-        ui::step("Redis killed and back");
+        ui::step("server killed and back");
         Ok(())
     }
 

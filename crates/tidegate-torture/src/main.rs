@@ -59,13 +59,13 @@ pub(crate) struct Settings {
     /// How often the node is killed; workers as often.
     #[arg(long, default_value_t = 20)]
     kills: usize,
-    /// How many nodes share the work; more than one do so on a Redis of the run.
+    /// How many nodes share the work; more than one do so on a server of the run, which is a Redis when none is named.
     #[arg(long, default_value_t = 1, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..10))]
     nodes: usize,
-    /// Whether a single node keeps its streams in a Redis too.
-    #[arg(long)]
-    redis: bool,
-    /// How often that Redis is killed, at most as often as the nodes.
+    /// What keeps the streams.
+    #[arg(long, value_enum, default_value = "embedded")]
+    engine: server::Engine,
+    /// How often the server is killed, at most as often as the nodes.
     #[arg(long, default_value_t = 5)]
     server_kills: usize,
     /// Seed of the moments and of the load.

@@ -116,7 +116,6 @@ impl Outbox {
         let mut verdict = Verdict::default();
         verdict.show("rows written, rolled back ones included", written);
         verdict.show("kills of the node", kills);
-        verdict.show("kills of Redis", redis.kills);
         verdict.show("seconds until all was published", took / 1_000_000_000);
         compare(&mut verdict, &postgres, &redis, is_drained)?;
         verdict.print()

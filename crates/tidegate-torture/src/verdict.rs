@@ -129,8 +129,8 @@ impl Verdict {
         self.show("kills of the node", nodes);
         self.show("kills of a node that was still starting", chaos.early_kills);
         self.show("slowest start, ms", chaos.slowest_start / 1_000_000);
-        if let Some(kills) = chaos.redis_kills() {
-            self.show("kills of Redis", kills);
+        if let Some(kills) = chaos.server_kills() {
+            self.show("kills of the server", kills);
         }
         let workers = chaos.kills.iter().filter(|kill| matches!(kill.victim, Victim::Worker(_))).count();
         self.show("kills of workers", workers);
