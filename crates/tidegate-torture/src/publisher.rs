@@ -124,6 +124,8 @@ pub(crate) fn publish(shared: &Shared, number: usize, seed: u64) -> Result<Recor
                     record.refused += 1;
                     clock::pause(AGAIN_AFTER);
                 }
+                // 504: the engine did not answer in time, and may have stored it all the same.
+                Some(answer) if answer.status == 504 => clock::pause(AGAIN_AFTER),
                 Some(answer) => bail!("publish of {}: {}", event.id, answer.text()),
                 None => clock::pause(AGAIN_AFTER),
             }
