@@ -53,7 +53,7 @@ impl Embedded {
             return Ok(Vec::new());
         }
         let inner = group.inner.lock();
-        let waits = match inner.entries.get(&seq) {
+        let waits = match inner.entries.get(seq) {
             Some(entry) => match entry.state {
                 State::After => true,
                 // Nobody has looked at it since the store was opened, or it is about to be looked at again.
@@ -73,7 +73,7 @@ impl Embedded {
     fn blocked_at(&self, group: &Group, seq: u64) -> Result<Option<Blocked>> {
         let at = {
             let inner = group.inner.lock();
-            match inner.entries.get(&seq) {
+            match inner.entries.get(seq) {
                 // While the group is moved to another position, nothing of it is settled.
                 _ if inner.seeking.is_some() => return Ok(None),
                 Some(entry) => entry.at,
@@ -133,7 +133,7 @@ impl Embedded {
                     }
                     // It may have become free, or lent, since it was looked at.
                     let waits = slot.as_ref().is_some_and(|blocked| self.still_waits(&staging.inner, *seq, blocked));
-                    let entry = staging.inner.entries.get(seq).filter(|_| waits);
+                    let entry = staging.inner.entries.get(*seq).filter(|_| waits);
                     let letter = (failure, config);
                     let item = entry.map(|entry| self.dead_item(&group, entry, *seq, letter, None, dead.clone()));
                     // What cannot be read now stays where it is.
@@ -161,6 +161,6 @@ impl Embedded {
             let fingerprint = self.state.key.of(&name.source, &name.id);
             inner.is_met(fingerprint, now).is_ok_and(|met| !met)
         };
-        inner.seeking.is_none() && inner.entries.get(&seq).is_some_and(free) && blocked.waits_for.iter().any(open)
+        inner.seeking.is_none() && inner.entries.get(seq).is_some_and(free) && blocked.waits_for.iter().any(open)
     }
 }

@@ -370,7 +370,7 @@ impl Broker for Embedded {
             let mut inner = group.inner.lock();
             let seq = token.position.low;
             let held = token.owner == self.state.owner
-                && inner.entries.get(&seq).is_some_and(
+                && inner.entries.get(seq).is_some_and(
                     |entry| matches!(entry.state, EntryState::Leased { epoch, .. } if epoch == token.epoch),
                 );
             if held {
@@ -385,7 +385,7 @@ impl Broker for Embedded {
         let group = self.state.group(group)?;
         let inner = group.inner.lock();
         let unseen = inner.cursor..inner.end(group.stream.last());
-        let spent = |position: &Position| match inner.entries.get(&position.low) {
+        let spent = |position: &Position| match inner.entries.get(position.low) {
             Some(entry) => Some(entry.attempts),
             None => unseen.contains(&position.low).then_some(0),
         };
@@ -457,7 +457,7 @@ impl Broker for Embedded {
             if unseen || !inner.ready.is_empty() || !inner.ranked.is_empty() {
                 return;
             }
-            let timed = inner.due.first().into_iter().chain(inner.leases.first()).map(|(at, _)| *at);
+            let timed = inner.due.first().map(|(at, _)| *at).into_iter().chain(inner.leases.next());
             let timed = timed.chain(inner.waits.next_expiry()).min();
             timed.map_or(until, |at| at.min(until))
         };

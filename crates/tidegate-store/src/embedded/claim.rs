@@ -99,25 +99,29 @@ impl Claiming<'_> {
 
     /// Takes back what was lent and neither settled nor extended in time.
     fn reap(&mut self) {
-        while let Some((expires, seq)) = self.inner.leases.first().copied() {
-            if expires > self.now {
-                return;
+        while let Some((expired, seqs)) = self.inner.leases.take_run_out(self.now) {
+            for seq in seqs {
+                self.reap_one(seq, expired);
             }
-            self.inner.change(seq, State::Settling);
-            self.inner.leases_lost += 1;
-            self.out.leases_lost += 1;
-            let Some(entry) = self.inner.entries.get(&seq) else { continue };
-            let message = "the worker neither settled nor extended its lease in time".to_owned();
-            let attempt = Attempt { at: self.now, took: self.ask.lease, class: FaultClass::Poison, message };
-            let how = How::Retry {
-                at: self.now,
-                attempts: entry.attempts + 1,
-                crashes: entry.crashes + 1,
-                key: entry.key,
-                attempt: Some(attempt),
-            };
-            self.aside.settles.push(Settle { group: self.group.id, seq, how });
         }
+    }
+
+    fn reap_one(&mut self, seq: u64, expired: Timestamp) {
+        let is_his = |entry: &&Entry| matches!(entry.state, State::Leased { expires, .. } if expires == expired);
+        let Some(entry) = self.inner.entries.get(seq).filter(is_his) else { return };
+        let message = "the worker neither settled nor extended its lease in time".to_owned();
+        let attempt = Attempt { at: self.now, took: self.ask.lease, class: FaultClass::Poison, message };
+        let how = How::Retry {
+            at: self.now,
+            attempts: entry.attempts + 1,
+            crashes: entry.crashes + 1,
+            key: entry.key,
+            attempt: Some(attempt),
+        };
+        self.aside.settles.push(Settle { group: self.group.id, seq, how });
+        self.inner.change(seq, State::Settling);
+        self.inner.leases_lost += 1;
+        self.out.leases_lost += 1;
     }
 
     fn wake_due(&mut self) {
@@ -136,7 +140,7 @@ impl Claiming<'_> {
             let Some(first) = self.inner.ready.first().copied().filter(|first| *first < self.end) else {
                 return Ok(());
             };
-            let known = self.inner.entries.get(&first).map(|entry| entry.at).unwrap_or_default();
+            let known = self.inner.entries.get(first).map(|entry| entry.at).unwrap_or_default();
             let run = self.inner.ready.iter().zip(first..self.end);
             let run = run.take(self.room()).take_while(|(seq, next)| *seq == next);
             let run = run.count();
@@ -178,7 +182,7 @@ impl Claiming<'_> {
             self.look(false)?;
             let next = self.inner.ranked.iter().map(|(_, seq)| *seq).find(|seq| *seq < self.end);
             let Some(seq) = next.filter(|_| self.room() > 0) else { return Ok(()) };
-            let at = self.inner.entries.get(&seq).map(|entry| entry.at).unwrap_or_default();
+            let at = self.inner.entries.get(seq).map(|entry| entry.at).unwrap_or_default();
             match self.group.stream.read_one(seq, at, self.reader, self.open) {
                 Ok(found) => self.consider(&found),
                 Err(fault) if fault.kind == FaultKind::Corrupt => {
@@ -256,12 +260,12 @@ impl Claiming<'_> {
         };
         let fingerprint = self.key.of(&parsed.event.source, &parsed.event.id);
         let key = self.spec.order_by.as_ref().and_then(|order| order.key(&parsed.event));
-        let before = self.inner.entries.get(&seq).and_then(|entry| entry.key);
+        let before = self.inner.entries.get(seq).and_then(|entry| entry.key);
         if before.is_some() && before != key {
             // The group's order was changed meanwhile: what it held under the old one is free.
             self.inner.release_key(seq, before);
         }
-        if let Some(entry) = self.inner.entries.get_mut(&seq) {
+        if let Some(entry) = self.inner.entries.get_mut(seq) {
             entry.at = found.at;
             entry.fingerprint = fingerprint;
             entry.key = key;
@@ -271,7 +275,7 @@ impl Claiming<'_> {
             self.inner.change(seq, State::Settling);
             self.aside.settles.push(Settle { group: self.group.id, seq, how });
             // No handler runs for it, now or after a crash: those behind it need not wait until that is durable.
-            if let Some(entry) = self.inner.entries.get_mut(&seq) {
+            if let Some(entry) = self.inner.entries.get_mut(seq) {
                 entry.key = None;
             }
             self.inner.release_key(seq, key);
@@ -310,7 +314,7 @@ impl Claiming<'_> {
     /// Lets a delivery wait for its time; it stands in the journal, so that it need not be looked at again.
     fn schedule(&mut self, seq: u64, at: Timestamp) {
         self.inner.change(seq, State::Settling);
-        let Some(entry) = self.inner.entries.get_mut(&seq) else { return };
+        let Some(entry) = self.inner.entries.get_mut(seq) else { return };
         // It does not hold its order key while it waits.
         let key = entry.key.take();
         let how = How::Retry { at, attempts: entry.attempts, crashes: entry.crashes, key: None, attempt: None };
@@ -339,7 +343,7 @@ impl Claiming<'_> {
         if !self.spec.after {
             return false;
         }
-        let on = match self.inner.entries.get(&seq).filter(|entry| entry.may_wait()) {
+        let on = match self.inner.entries.get(seq).filter(|entry| entry.may_wait()) {
             Some(_) => unmet(self.inner, self.key, &parsed.event, self.now),
             None => Ok(Vec::new()),
         };
@@ -359,7 +363,7 @@ impl Claiming<'_> {
             (OnFailure::Block, Some(key)) if !self.take_key(seq, key) => return true,
             (OnFailure::Block, _) => {}
             (OnFailure::Skip, _) => {
-                if let Some(entry) = self.inner.entries.get_mut(&seq) {
+                if let Some(entry) = self.inner.entries.get_mut(seq) {
                     entry.key = None;
                 }
                 self.inner.release_key(seq, key);
@@ -402,7 +406,7 @@ impl Claiming<'_> {
         let expires = self.now.plus(self.ask.lease);
         self.inner.change(seq, State::Leased { epoch, expires });
         self.inner.busy.insert(fingerprint, seq);
-        let Some(entry) = self.inner.entries.get_mut(&seq) else { return };
+        let Some(entry) = self.inner.entries.get_mut(seq) else { return };
         entry.marked = false;
         entry.journaled = false;
         if self.spec.mark_claims {

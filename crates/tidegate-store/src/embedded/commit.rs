@@ -146,7 +146,7 @@ impl Step {
     fn unstage(&self) {
         for (group, seq, before) in &self.staged {
             let mut inner = group.inner.lock();
-            if inner.entries.get(seq).is_some_and(|entry| entry.state == EntryState::Settling) {
+            if inner.entries.get(*seq).is_some_and(|entry| entry.state == EntryState::Settling) {
                 inner.change(*seq, *before);
             }
         }

@@ -5,9 +5,11 @@
 
 mod decl;
 mod image;
+mod leases;
 mod place;
 mod ranks;
 mod waits;
+mod window;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -37,8 +39,8 @@ use super::{
     stream::{Hint, Stream},
 };
 
-use self::waits::Waits;
 pub(crate) use self::{decl::GroupDecl, image::GroupImage, waits::Wait};
+use self::{leases::Leases, waits::Waits, window::Window};
 
 /// A group.
 #[derive(Debug)]
@@ -141,11 +143,11 @@ pub(crate) struct GroupInner {
     /// Nothing from here on is its business, but for what is sent back to it; that stands in `entries`.
     pub(crate) end: u64,
     pub(crate) cursor: u64,
-    pub(crate) entries: BTreeMap<u64, Entry>,
+    pub(crate) entries: Window<Entry>,
     pub(crate) ready: BTreeSet<u64>,
     pub(crate) ranked: BTreeSet<(i64, u64)>,
     pub(crate) due: BTreeSet<(Timestamp, u64)>,
-    pub(crate) leases: BTreeSet<(Timestamp, u64)>,
+    pub(crate) leases: Leases,
     pub(crate) keys: FastMap<u64, Key>,
     pub(crate) blocked: usize,
     pub(crate) waits: Waits,
@@ -247,11 +249,11 @@ impl GroupInner {
             start,
             end: spec.end.map_or(u64::MAX, |end| end.low),
             cursor: start,
-            entries: BTreeMap::new(),
+            entries: Window::default(),
             ready: BTreeSet::new(),
             ranked: BTreeSet::new(),
             due: BTreeSet::new(),
-            leases: BTreeSet::new(),
+            leases: Leases::default(),
             keys: FastMap::default(),
             blocked: 0,
             waits: Waits::default(),
@@ -294,7 +296,7 @@ impl GroupInner {
                 self.due.remove(&(at, seq));
             }
             State::Leased { expires, .. } => {
-                self.leases.remove(&(expires, seq));
+                self.leases.remove(expires);
                 self.in_flight -= 1;
             }
             State::Settling => self.in_flight -= 1,
@@ -315,7 +317,7 @@ impl GroupInner {
                 self.due.insert((at, seq));
             }
             State::Leased { expires, .. } => {
-                self.leases.insert((expires, seq));
+                self.leases.insert(expires, seq);
                 self.in_flight += 1;
             }
             State::Settling => self.in_flight += 1,
@@ -324,13 +326,13 @@ impl GroupInner {
 
     /// Gives the entry a state, where no set holds it under its old one.
     pub(crate) fn attach(&mut self, seq: u64, state: State) {
-        let Some(entry) = self.entries.get_mut(&seq) else { return };
+        let Some(entry) = self.entries.get_mut(seq) else { return };
         entry.state = state;
         self.enter(seq, state);
     }
 
     pub(crate) fn change(&mut self, seq: u64, state: State) {
-        let Some(entry) = self.entries.get_mut(&seq) else { return };
+        let Some(entry) = self.entries.get_mut(seq) else { return };
         let (before, key) = (std::mem::replace(&mut entry.state, state), entry.key);
         self.leave(seq, before, key);
         self.enter(seq, state);
@@ -339,7 +341,7 @@ impl GroupInner {
     /// Takes back a delivery as if it had not been lent. It keeps its order key, and so its place.
     pub(crate) fn give_back(&mut self, token: &LeaseToken) {
         let seq = token.position.low;
-        let Some(entry) = self.entries.get_mut(&seq) else { return };
+        let Some(entry) = self.entries.get_mut(seq) else { return };
         if !matches!(entry.state, State::Leased { epoch, .. } if epoch == token.epoch) {
             return;
         }
@@ -395,7 +397,7 @@ impl GroupInner {
                 self.retry(settle.seq, *due, (*attempts, *crashes), *key, attempt.as_ref(), block);
             }
             how @ (How::Done { .. } | How::Duplicate | How::Expired | How::NotMine | How::Skipped { .. }) => {
-                let Some(entry) = self.entries.remove(&settle.seq) else { return };
+                let Some(entry) = self.entries.remove(settle.seq) else { return };
                 match how {
                     How::Done { at, ledger } => {
                         self.counts.done += 1;
@@ -430,7 +432,7 @@ impl GroupInner {
             return;
         }
         self.cover(seq + 1);
-        if self.entries.contains_key(&seq) {
+        if self.entries.contains(seq) {
             self.counts.dead += 1;
             self.finish(seq);
         }
@@ -452,7 +454,7 @@ impl GroupInner {
             self.cover(to);
         }
         let gone: Vec<u64> =
-            self.entries.range(from..to).map(|(seq, _)| *seq).filter(|seq| !lent.contains(seq)).collect();
+            self.entries.range(from..to).map(|(seq, _)| seq).filter(|seq| !lent.contains(seq)).collect();
         dropped += gone.len() as u64;
         for seq in gone {
             self.finish(seq);
@@ -463,7 +465,7 @@ impl GroupInner {
 
     /// Forgets a delivery that is settled.
     pub(crate) fn finish(&mut self, seq: u64) {
-        if let Some(entry) = self.entries.remove(&seq) {
+        if let Some(entry) = self.entries.remove(seq) {
             self.forget(seq, &entry);
         }
     }
@@ -492,7 +494,7 @@ impl GroupInner {
         block: bool,
     ) {
         let note = attempt.map(|attempt| self.note(attempt));
-        let Some(entry) = self.entries.get_mut(&seq) else { return };
+        let Some(entry) = self.entries.get_mut(seq) else { return };
         entry.attempts = attempts;
         entry.crashes = crashes;
         entry.marked = false;
@@ -534,11 +536,11 @@ impl GroupInner {
 
     /// Gives a redriven event its past.
     pub(crate) fn recall(&mut self, seq: u64, past: &[Attempt]) {
-        if past.is_empty() || self.entries.get(&seq).is_none_or(|entry| entry.recalled) {
+        if past.is_empty() || self.entries.get(seq).is_none_or(|entry| entry.recalled) {
             return;
         }
         let mut notes: Vec<Note> = past.iter().map(|attempt| self.note(attempt)).collect();
-        if let Some(entry) = self.entries.get_mut(&seq) {
+        if let Some(entry) = self.entries.get_mut(seq) {
             entry.recalled = true;
             notes.append(entry.history.get_or_insert_default());
             notes.drain(..notes.len().saturating_sub(limits::HISTORY_MAX));
@@ -549,12 +551,12 @@ impl GroupInner {
     /// Returns the deliveries in a range that are lent or being settled.
     pub(crate) fn lent(&self, from: u64, to: u64) -> Vec<u64> {
         let lent = |entry: &Entry| matches!(entry.state, State::Leased { .. } | State::Settling);
-        self.entries.range(from..to.max(from)).filter(|(_, entry)| lent(entry)).map(|(seq, _)| *seq).collect()
+        self.entries.range(from..to.max(from)).filter(|(_, entry)| lent(entry)).map(|(seq, _)| seq).collect()
     }
 
     /// Notes that the journal names a claim. Not before: a checkpoint would count it, and its record again in the replay.
     pub(crate) fn mark(&mut self, seq: u64) {
-        if let Some(entry) = self.entries.get_mut(&seq) {
+        if let Some(entry) = self.entries.get_mut(seq) {
             entry.marked = matches!(entry.state, State::Leased { .. } | State::Settling);
         }
     }
@@ -565,7 +567,7 @@ impl GroupInner {
             return;
         }
         self.cover(seq + 1);
-        if let Some(entry) = self.entries.get_mut(&seq) {
+        if let Some(entry) = self.entries.get_mut(seq) {
             entry.attempts += 1;
             entry.crashes += 1;
         }

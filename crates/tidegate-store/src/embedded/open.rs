@@ -361,7 +361,7 @@ impl Opening {
             let last = group.stream.last();
             if inner.cursor > last + 1 {
                 let lost = inner.cursor;
-                let gone: Vec<u64> = inner.entries.range(last + 1..).map(|(seq, _)| *seq).collect();
+                let gone: Vec<u64> = inner.entries.range(last + 1..).map(|(seq, _)| seq).collect();
                 for seq in gone {
                     inner.finish(seq);
                 }

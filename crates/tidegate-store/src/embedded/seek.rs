@@ -89,7 +89,7 @@ impl Embedded {
             let note = format!("group {:?} has an end and is not moved", group.name.as_str());
             return Err(Fault::conflict(note));
         }
-        let run_out = inner.leases.range(..=(now, u64::MAX)).count() as u64;
+        let run_out = inner.leases.count_run_out(now) as u64;
         let in_flight = inner.in_flight - run_out;
         if in_flight > 0 || inner.seeking.is_some() {
             let note =

@@ -82,7 +82,7 @@ impl Embedded {
         let seq = settled.token.position.low;
         let epoch = settled.token.epoch;
         let held = |entry: &&Entry| matches!(entry.state, EntryState::Leased { epoch: of, .. } if of == epoch);
-        let Some(entry) = inner.entries.get(&seq).filter(held).filter(|_| settled.token.owner == self.state.owner)
+        let Some(entry) = inner.entries.get(seq).filter(held).filter(|_| settled.token.owner == self.state.owner)
         else {
             inner.leases_lost += 1;
             return Ok(false);

@@ -45,11 +45,11 @@ impl Embedded {
 /// Returns from where to where events are dropped and which of those stay because they are lent, and how many go.
 fn range_to_drop(group: &Group, last: u64, over: u64) -> (Vec<u64>, u64) {
     let inner = group.inner.lock();
-    let from = inner.entries.first_key_value().map_or(inner.cursor, |(seq, _)| *seq).min(inner.cursor);
+    let from = inner.entries.first().map_or(inner.cursor, |seq| seq.min(inner.cursor));
     let end = (last + 1).min(from + LOOK_MAX.max(over));
     let lent = inner.lent(from, end);
     let is_free =
-        |seq: &u64| (*seq >= inner.cursor || inner.entries.contains_key(seq)) && lent.binary_search(seq).is_err();
+        |seq: &u64| (*seq >= inner.cursor || inner.entries.contains(*seq)) && lent.binary_search(seq).is_err();
     let mut dropped = 0;
     let mut upto = from;
     for seq in from..end {

@@ -61,7 +61,7 @@ impl Embedded {
         let last = group.stream.last();
         let unseen = inner.unseen(last);
         let due = inner.due.range(..=(now, u64::MAX)).count() as u64;
-        let oldest_ready = inner.first_ready().and_then(|seq| Some((seq, inner.entries.get(&seq)?.at)));
+        let oldest_ready = inner.first_ready().and_then(|seq| Some((seq, inner.entries.get(seq)?.at)));
         let oldest = oldest_ready.or((unseen > 0).then_some((inner.cursor, super::segment::Lsn::default())));
         let status = GroupStatus {
             name: group.name.clone(),

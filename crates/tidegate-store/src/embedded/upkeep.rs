@@ -278,7 +278,7 @@ impl Upkeep {
         for group in stream.groups.read().iter() {
             let (from, upto, lent) = {
                 let inner = group.inner.lock();
-                let from = inner.entries.first_key_value().map_or(inner.cursor, |(seq, _)| *seq).min(inner.cursor);
+                let from = inner.entries.first().map_or(inner.cursor, |seq| seq.min(inner.cursor));
                 let upto = upto.min(inner.end);
                 (from, upto, inner.lent(from, upto))
             };
@@ -514,7 +514,7 @@ impl Living {
                 let inner = group.inner.lock();
                 tail = tail.min(inner.floor());
                 if first < tail {
-                    living.few.extend(inner.entries.range(first..=last).map(|(seq, _)| *seq));
+                    living.few.extend(inner.entries.range(first..=last).map(|(seq, _)| seq));
                 }
             }
         }

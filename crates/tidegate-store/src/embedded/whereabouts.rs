@@ -224,7 +224,7 @@ impl Embedded {
         let waits_for = unread.map(|(_, event)| self.waits_for(group, seq, event)).transpose()?.unwrap_or_default();
         {
             let inner = group.inner.lock();
-            if let Some(entry) = inner.entries.get(&seq) {
+            if let Some(entry) = inner.entries.get(seq) {
                 let place = match waits_for.is_empty() {
                     true => open_place(&inner, seq, entry, event, self.state.clock.now()),
                     false => Place::After { waits_for },

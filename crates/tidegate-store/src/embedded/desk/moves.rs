@@ -187,7 +187,7 @@ fn hold(group: &Arc<Group>, inner: &mut GroupInner, seq: u64, commit: &mut Step)
         use EntryState::{After, Blocked, Due, Ranked, Ready};
         matches!(state, Ready | Ranked(_) | Blocked | After | Due(_))
     };
-    let Some(entry) = inner.entries.get(&seq).filter(|entry| entry.attempts == 0 && waits(entry.state)) else {
+    let Some(entry) = inner.entries.get(seq).filter(|entry| entry.attempts == 0 && waits(entry.state)) else {
         return false;
     };
     // What waits for others is looked at again when this could not be written.

@@ -56,7 +56,7 @@ impl GroupInner {
         let mut numbers: BTreeMap<&str, u32> = BTreeMap::new();
         let mut words = Vec::new();
         let mut entries = Vec::with_capacity(self.entries.len());
-        for (seq, entry) in &self.entries {
+        for (seq, entry) in self.entries.iter() {
             let mut history = Vec::new();
             for note in entry.history.iter().flat_map(|notes| notes.iter()) {
                 let number = *numbers.entry(&note.message).or_insert_with(|| {
@@ -69,7 +69,7 @@ impl GroupInner {
             let held = matches!(entry.state, State::Leased { .. } | State::Settling);
             let crash = u32::from(entry.marked && held && !closing);
             entries.push(EntryImage {
-                seq: *seq,
+                seq,
                 at: entry.at,
                 due: if let State::Due(at) = entry.state {
                     Some(at.as_millis()).filter(|_| entry.journaled)

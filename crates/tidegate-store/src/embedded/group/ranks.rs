@@ -19,7 +19,7 @@ impl GroupInner {
         let Some(held) = self.keys.get_mut(&key) else { return false };
         let later = held.holder.filter(|holder| *holder > seq);
         let free = |entry: &Entry| matches!(entry.state, State::Ready | State::Ranked(_));
-        let Some(later) = later.filter(|later| self.entries.get(later).is_some_and(free)) else { return false };
+        let Some(later) = later.filter(|later| self.entries.get(*later).is_some_and(free)) else { return false };
         held.holder = Some(seq);
         let at = held.queue.partition_point(|other| *other < later);
         held.queue.insert(at, later);

@@ -152,7 +152,7 @@ impl GroupInner {
         // The group went back to do it once more, and has not come to that yet.
         let seq = mark.seq();
         let again = self.again.is_some_and(|(before, at)| seq < before && mark.at <= at);
-        Ok(!again || seq < self.cursor && !self.entries.contains_key(&seq))
+        Ok(!again || seq < self.cursor && !self.entries.contains(seq))
     }
 
     /// Lets a delivery wait for nobody any more.
@@ -161,7 +161,7 @@ impl GroupInner {
             return;
         }
         self.cover(seq + 1);
-        let Some(entry) = self.entries.get_mut(&seq) else { return };
+        let Some(entry) = self.entries.get_mut(seq) else { return };
         entry.freed = true;
         if entry.state == State::After {
             self.change(seq, State::Ready);
