@@ -7,6 +7,7 @@
 mod calls;
 mod compile;
 mod node;
+pub(crate) mod reads;
 mod run;
 mod value;
 
@@ -17,9 +18,9 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value as Json;
-use tidegate_core::fault::Fault;
+use tidegate_core::{event::Event, fault::Fault};
 
-use self::{node::Node, value::Value};
+use self::{node::Node, reads::Reads, value::Value};
 use crate::scope::{EVENT_NAMES, Scope};
 
 /// A parsed expression of the Common Expression Language. Cheap to clone.
@@ -30,6 +31,7 @@ struct Parsed {
     source: String,
     root: Node,
     names: Vec<String>,
+    reads: Reads,
 }
 
 impl FromStr for Expr {
@@ -37,7 +39,8 @@ impl FromStr for Expr {
 
     fn from_str(source: &str) -> Result<Self, Fault> {
         let compiled = compile::compile(source).map_err(|error| Fault::invalid(format!("expression: {error}")))?;
-        Ok(Self(Arc::new(Parsed { source: source.to_owned(), root: compiled.root, names: compiled.names })))
+        let reads = Reads::of(&compiled.root);
+        Ok(Self(Arc::new(Parsed { source: source.to_owned(), root: compiled.root, names: compiled.names, reads })))
     }
 }
 
@@ -62,6 +65,11 @@ impl Expr {
                 known.join(", ")
             ))),
         }
+    }
+
+    /// Runs the expression on an event, which must give true or false. Of the data, only what it looks at is built.
+    pub fn test_event(&self, event: &Event) -> Result<bool, Fault> {
+        self.test(&Scope::reading(event, &self.0.reads))
     }
 
     /// Runs the expression, which must give true or false.

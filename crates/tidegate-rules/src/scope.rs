@@ -5,6 +5,8 @@ use std::cell::OnceCell;
 use serde_json::Value as Json;
 use tidegate_core::event::{Data, Event};
 
+use crate::expr::reads::Reads;
+
 /// Names under which an expression finds the parts of an event.
 ///
 /// An attribute that the event does not have is the empty text. `ext` is a map of the extension attributes, `data` the
@@ -18,12 +20,19 @@ pub struct Scope<'a> {
     pub(crate) event: Option<&'a Event>,
     pub(crate) added: Vec<(&'static str, Json)>,
     data: OnceCell<Result<Json, String>>,
+    /// What of the data is built; none = all of it.
+    reads: Option<&'a Reads>,
 }
 
 impl<'a> Scope<'a> {
     /// A scope with the names of [`EVENT_NAMES`].
     pub fn event(event: &'a Event) -> Self {
         Self { event: Some(event), ..Self::default() }
+    }
+
+    /// The same for a single expression, which looks at no more of the data than that.
+    pub(crate) fn reading(event: &'a Event, reads: &'a Reads) -> Self {
+        Self { reads: Some(reads), ..Self::event(event) }
     }
 
     /// Adds a name; it hides a part of the event that is called the same.
@@ -37,7 +46,10 @@ impl<'a> Scope<'a> {
     pub(crate) fn json(&self) -> Option<Result<&Json, &str>> {
         let Data::Json(bytes) = &self.event?.data else { return None };
         let parsed = self.data.get_or_init(|| {
-            serde_json::from_slice(bytes).map_err(|error| format!("the data of the event is not readable: {error}"))
+            self.reads
+                .unwrap_or(&Reads::All)
+                .read(bytes)
+                .map_err(|error| format!("the data of the event is not readable: {error}"))
         });
         Some(parsed.as_ref().map_err(String::as_str))
     }

@@ -295,7 +295,7 @@ impl Stages {
             let seen = changed.as_deref().unwrap_or(event);
             match stage {
                 Stage::Where(expr) => {
-                    if !expr.expr().test(&Scope::event(seen))? {
+                    if !expr.expr().test_event(seen)? {
                         return Ok(Passage::Skipped);
                     }
                 }

@@ -270,3 +270,55 @@ proptest! {
         }
     }
 }
+
+/// An expression that runs on an event reads only the data that it looks at, and gives the same.
+#[test]
+fn what_is_not_looked_at_makes_no_difference() {
+    let documents = [
+        r#"{"a":1,"b":{"c":"x","d":[1,{"e":2}]},"a":2,"long":"text","list":["x"]}"#,
+        r#"{"b":{"c":null}}"#,
+        r#"{"a":"1","b":[{"c":"x"}],"list":{}}"#,
+        r#"{"a":1.5,"b":"text","list":7}"#,
+        r#"{"a":18446744073709551615,"b":true}"#,
+        r#"[{"a":1}]"#,
+        "\"text\"",
+        "7",
+        "-7",
+        "7.5",
+        "null",
+        "true",
+        "{}",
+        r#"{"a":1,"b":{"c":"x"},"rest":[}"#,
+        r#"{"a":1} more"#,
+    ];
+    let expressions = [
+        "data.a == 1",
+        "data.a > 0 && data.b.c == 'x'",
+        "data['b']['c'] == 'x' || has(data.b.d)",
+        "has(data.b) && has(data.b.c)",
+        "size(data.b.d) == 2 && data.b.d[1].e == 2",
+        "data.b.d.exists(item, type(item) == int)",
+        "data.b == {'c': null}",
+        "data == null || data == 7",
+        "'a' in data && !('z' in data)",
+        "event.data.a == 2 && data.a == 2",
+        "data.map(key, data[key]).size() == 2",
+        "data[type] == 1 || data.list[0] == 'x'",
+        "(data.a == 1 ? data.b : data.list).c == 'x'",
+        "[data.a, data.b.c] == [2, 'x']",
+        "data.a.matches('1') || string(data.a) == '7'",
+        "data.list.all(x, x == 'x')",
+        "id == '1'",
+    ];
+    for source in expressions {
+        let expr: Expr = source.parse().unwrap();
+        for document in documents {
+            let event = Event::new("1", "/", "a").with_data(Data::Json(document.to_owned().into()));
+            let told =
+                |answer: Result<bool, tidegate_core::fault::Fault>| answer.map_err(|fault| fault.note().to_owned());
+            let (some, all) = (told(expr.test_event(&event)), told(expr.test(&Scope::event(&event))));
+            // Where the text is not JSON, where it stops being so is told alike.
+            assert_eq!(some, all, "{source} on {document}");
+        }
+    }
+}
