@@ -152,12 +152,18 @@ impl Guard {
 
     /// Lets a call pass, or says why not. Not generic, so that it is compiled once.
     async fn admit(&self, retry: bool) -> Result<Pass<'_>, Failure> {
+        // Each look at the clock costs more than all the rest of a call that need not wait; so it has one of each.
+        let (came, at) = (self.watch.elapsed(), self.clock.now());
         // Whoever would be refused in the end is refused before it waits.
-        self.breaker.lock().check(self.clock.now())?;
-        let came = self.watch.elapsed();
-        let place = self.enter().await?;
-        let start = self.await_rate(came).await?;
-        let admitted = self.breaker.lock().admit(self.clock.now(), self.timeout);
+        self.breaker.lock().check(at)?;
+        let (place, entered) = match self.bulkhead.try_enter() {
+            Some(place) => (place, came),
+            None => (self.enter().await?, self.watch.elapsed()),
+        };
+        let start = self.await_rate(came, entered).await?;
+        let has_waited = entered > came || start > entered;
+        let (started, at) = if has_waited { (self.watch.elapsed(), self.clock.now()) } else { (came, at) };
+        let admitted = self.breaker.lock().admit(at, self.timeout);
         let probe = admitted.inspect_err(|_| self.rate.lock().give_back(start))?;
         if probe {
             self.tell(Change::Probing);
@@ -167,8 +173,8 @@ impl Guard {
                 Failure::new(FaultClass::Throttled, format!("retry budget of {} is spent", self.target)).after(wait)
             );
         }
-        let now = self.watch.elapsed();
-        Ok(Pass { guard: self, _place: place, probe, waited: now.saturating_sub(came), started: now, ended: false })
+        let waited = started.saturating_sub(came);
+        Ok(Pass { guard: self, _place: place, probe, waited, started, at, ended: false })
     }
 
     async fn enter(&self) -> Result<Place<'_>, Failure> {
@@ -180,8 +186,7 @@ impl Guard {
         })
     }
 
-    async fn await_rate(&self, came: Duration) -> Result<Duration, Failure> {
-        let now = self.watch.elapsed();
+    async fn await_rate(&self, came: Duration, now: Duration) -> Result<Duration, Failure> {
         let patience = (came + self.timeout).saturating_sub(now);
         let booked = self.rate.lock().book(now, patience);
         let start = booked.map_err(|wait| {
@@ -423,6 +428,8 @@ struct Pass<'a> {
     probe: bool,
     waited: Duration,
     started: Duration,
+    /// The same by the clock.
+    at: Timestamp,
     ended: bool,
 }
 
@@ -435,7 +442,7 @@ impl Pass<'_> {
         self.ended = true;
         let guard = self.guard;
         let took = guard.watch.elapsed().saturating_sub(self.started);
-        let change = guard.breaker.lock().record(guard.clock.now(), self.probe, failure);
+        let change = guard.breaker.lock().record(self.at.plus(took), self.probe, failure);
         {
             let mut seen = guard.seen.lock();
             seen.calls += 1;

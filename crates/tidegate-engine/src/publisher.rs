@@ -127,14 +127,13 @@ impl Publisher {
 
     /// Returns why no events are taken, at somebody's wish.
     pub fn paused(&self) -> Option<Pause> {
-        let now = self.0.cx.clock.now();
-        self.0.paused.read().clone().filter(|pause| pause.until.is_none_or(|until| until > now))
+        let pause = self.0.paused.read().clone()?;
+        pause.until.is_none_or(|until| until > self.0.cx.clock.now()).then_some(pause)
     }
 
     /// Appends events, all or none; returns when they are durable, in input order. Refused while the intake is paused.
     pub async fn publish(&self, stream: &StreamName, events: Vec<Event>) -> Result<Vec<Appended>> {
-        let is_paused = self.0.paused.read().is_some();
-        let taken = match self.paused().filter(|_| is_paused) {
+        let taken = match self.paused() {
             None => self.append(stream, events).await,
             Some(pause) => {
                 let retry = match pause.until {

@@ -37,12 +37,14 @@ impl Bulkhead {
         Self { places: Semaphore::new(limit), size: Mutex::new(Size { limit, debt: 0 }), waiting: AtomicUsize::new(0) }
     }
 
+    /// Takes a place that is free.
+    pub(super) fn try_enter(&self) -> Option<Place<'_>> {
+        self.places.try_acquire().ok()?.forget();
+        Some(Place(self))
+    }
+
     /// Waits for a place.
     pub(super) async fn enter(&self) -> Place<'_> {
-        if let Ok(permit) = self.places.try_acquire() {
-            permit.forget();
-            return Place(self);
-        }
         let _waiting = Waiting::new(&self.waiting);
         let permit = self.places.acquire().await.expect("the semaphore is never closed");
         permit.forget();

@@ -7,6 +7,7 @@ use std::{panic::AssertUnwindSafe, time::Duration};
 
 use futures::FutureExt;
 use tidegate_core::{
+    clock::Timestamp,
     delivery::{Delivery, Outcome, Settled},
     fault::{Failure, FaultClass},
     handler::Handler,
@@ -35,8 +36,9 @@ pub(super) async fn attempt(
     within: Duration,
 ) -> Vec<Settled> {
     let mut settled = Vec::with_capacity(deliveries.len());
-    announce(group, deliveries.iter().map(Subject::from));
-    let crashed = match trial(group, handler, deliveries, within, &mut settled).await {
+    let at = group.cx.clock.now();
+    announce(group, at, deliveries.iter().map(Subject::from));
+    let crashed = match trial(group, handler, deliveries, (at, within), &mut settled).await {
         Ok(()) => return settled,
         Err(crashed) => crashed,
     };
@@ -46,7 +48,9 @@ pub(super) async fn attempt(
     }
     // Nobody knows which of them broke the handler: each is tried alone, so that the others do not pay for it.
     for delivery in deliveries {
-        if let Err(crashed) = trial(group, handler, std::slice::from_ref(delivery), within, &mut settled).await {
+        let at = group.cx.clock.now();
+        let alone = std::slice::from_ref(delivery);
+        if let Err(crashed) = trial(group, handler, alone, (at, within), &mut settled).await {
             settled.push(judge(group, &delivery.into(), crashed));
         }
     }
@@ -58,10 +62,9 @@ async fn trial(
     group: &Group,
     handler: &dyn Handler,
     deliveries: &[Delivery],
-    within: Duration,
+    (at, within): (Timestamp, Duration),
     settled: &mut Vec<Settled>,
 ) -> Result<(), Ended> {
-    let at = group.cx.clock.now();
     let watch = group.cx.clock.stopwatch();
     let called = call(group, handler, deliveries, within).await;
     let took = watch.elapsed();

@@ -54,8 +54,7 @@ pub(super) struct Ended {
 }
 
 /// Tells that attempts start.
-pub(super) fn announce<'a>(group: &Group, subjects: impl Iterator<Item = Subject<'a>>) {
-    let now = group.cx.clock.now();
+pub(super) fn announce<'a>(group: &Group, now: Timestamp, subjects: impl Iterator<Item = Subject<'a>>) {
     for subject in subjects {
         group.cx.notices.emit(&Notice::AttemptStarted {
             group: group.name.clone(),

@@ -210,7 +210,7 @@ impl Group {
             self.settle_stopped(stopped).await?;
         }
         self.lend(by, &deliveries, &deadlines);
-        announce(self, deliveries.iter().map(Subject::from));
+        announce(self, self.cx.clock.now(), deliveries.iter().map(Subject::from));
         Ok((deliveries, looked))
     }
 
