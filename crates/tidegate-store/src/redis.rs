@@ -6,6 +6,7 @@
 //! keys of several streams and groups.
 
 mod append;
+mod batch;
 mod beat;
 mod broker;
 mod claim;
@@ -42,6 +43,7 @@ use tidegate_core::{
 };
 
 use self::{
+    batch::Appends,
     beat::Beat,
     link::{Link, Trouble},
     registry::Registry,
@@ -54,6 +56,9 @@ use crate::{Look, served::told::Told};
 
 /// Number of the layout of the keys.
 const FORMAT: u32 = 2;
+
+/// Groups share so many turns of claiming.
+const TURNS: usize = 64;
 
 /// How a store in Redis is opened.
 #[derive(Clone)]
@@ -114,8 +119,11 @@ pub struct RedisStore {
     key: FingerprintKey,
     registry: Arc<RwLock<Registry>>,
     wake: Wake,
+    appends: Appends,
     server: RwLock<Server>,
     told: Mutex<Told>,
+    /// One claim of a group at a time: a second one would be shown the same events, and find them lent.
+    turns: Vec<tokio::sync::Mutex<()>>,
     /// Numbers the calls that lend.
     calls: AtomicU64,
     /// What is still to be declared anew after the server lost it; held by the one who does so.
@@ -146,8 +154,10 @@ impl RedisStore {
             key: FingerprintKey(key),
             registry,
             wake,
+            appends: Appends::start(&link, &options.prefix),
             server: RwLock::new(server),
             told: Mutex::default(),
+            turns: (0..TURNS).map(|_| tokio::sync::Mutex::default()).collect(),
             calls: AtomicU64::new(0),
             restoring: tokio::sync::Mutex::default(),
             closed: AtomicBool::new(false),
@@ -167,21 +177,31 @@ impl RedisStore {
 
     /// Runs a script; `what` names the step in a fault.
     async fn run(&self, ask: Ask, what: &str) -> Result<Reply> {
-        if self.closed.load(Ordering::Acquire) {
-            return Err(Fault::unavailable(Origin::Store, "the store is closed"));
-        }
+        self.open_still()?;
         loop {
             let trouble = match self.link.run_again(&ask).await {
                 Ok(answer) => return Ok(Reply::new(answer)),
                 Err(trouble) => trouble,
             };
-            match trouble.code() {
-                // Other programs appended more than one step takes in; each try takes in some.
-                Some("TGAGAIN") => {}
-                Some("TGFENCED") => return Err(self.fenced()),
-                Some("TGLEFT" | "TGMISSING") => return Err(self.find_again(trouble, what).await?),
-                _ => return Err(trouble.fault(what)),
+            if !trouble.is_again() {
+                return Err(self.heard(trouble, what).await?);
             }
+        }
+    }
+
+    fn open_still(&self) -> Result<()> {
+        match self.closed.load(Ordering::Acquire) {
+            true => Err(Fault::unavailable(Origin::Store, "the store is closed")),
+            false => Ok(()),
+        }
+    }
+
+    /// Does what the server's refusal asks for; returns what to say.
+    async fn heard(&self, trouble: Trouble, what: &str) -> Result<Fault> {
+        match trouble.code() {
+            Some("TGFENCED") => Ok(self.fenced()),
+            Some("TGLEFT" | "TGMISSING") => self.find_again(trouble, what).await,
+            _ => Ok(trouble.fault(what)),
         }
     }
 
@@ -254,6 +274,7 @@ impl RedisStore {
             return Ok(());
         }
         self.wake.stop();
+        self.appends.stop();
         let mut ask = self.ask(&SCRIPTS.close);
         ask.text(&self.options.node).text(&hex(self.owner));
         let answer = self.run(ask, "give back what was lent").await;
@@ -265,6 +286,7 @@ impl RedisStore {
 impl Drop for RedisStore {
     fn drop(&mut self) {
         self.wake.stop();
+        self.appends.stop();
     }
 }
 

@@ -3,21 +3,13 @@
 use std::sync::Arc;
 
 use futures::future::join_all;
-use tidegate_core::limits;
-use tokio::{
-    sync::{mpsc, oneshot},
-    task::AbortHandle,
-};
+use tokio::task::AbortHandle;
 
 use super::{
     link::{Lane, Link, MISSING, Trouble},
     row::{Columns, EventRow},
 };
-
-/// Most callers that wait for the next commit before others are held back.
-const QUEUE: usize = 1024;
-/// Most events or settlements in one call.
-const ROWS_MAX: usize = limits::BATCH_EVENTS_MAX;
+use crate::served::shared::{Callers, Job, Jobs, answer, fail, queue};
 
 /// Events for one stream, all or none.
 #[derive(Debug)]
@@ -64,13 +56,12 @@ pub(crate) struct Settle {
     pub(crate) rows: Vec<SettleRow>,
 }
 
-type Answer<T> = oneshot::Sender<Result<T, Trouble>>;
-type Job<I, O> = (I, Answer<O>);
+type Appending = Job<Append, Appended, Trouble>;
 
 /// The two queues, and the tasks that empty them.
 pub(crate) struct Batches {
-    appends: mpsc::Sender<Job<Append, Appended>>,
-    settles: mpsc::Sender<Job<Settle, Vec<bool>>>,
+    appends: Callers<Append, Appended, Trouble>,
+    settles: Callers<Settle, Vec<bool>, Trouble>,
     tasks: AbortHandle,
 }
 
@@ -80,8 +71,7 @@ impl Batches {
         reason = "an engine is opened before there is a supervisor; the task ends with it"
     )]
     pub(crate) fn start(link: &Arc<Link>) -> Self {
-        let (appends, to_append) = mpsc::channel(QUEUE);
-        let (settles, to_settle) = mpsc::channel(QUEUE);
+        let ((appends, to_append), (settles, to_settle)) = (queue(), queue());
         let link = Arc::clone(link);
         let both = async move { tokio::join!(append_all(&link, to_append), settle_all(&link, to_settle)) };
         Self { appends, settles, tasks: tokio::spawn(both).abort_handle() }
@@ -92,44 +82,16 @@ impl Batches {
     }
 
     pub(crate) async fn append(&self, job: Append) -> Result<Appended, Trouble> {
-        queue(&self.appends, job).await
+        self.appends.ask(job).await.unwrap_or_else(|| Err(gone()))
     }
 
     pub(crate) async fn settle(&self, job: Settle) -> Result<Vec<bool>, Trouble> {
-        queue(&self.settles, job).await
+        self.settles.ask(job).await.unwrap_or_else(|| Err(gone()))
     }
 }
 
-async fn queue<I, O>(to: &mpsc::Sender<Job<I, O>>, job: I) -> Result<O, Trouble> {
-    let gone = || Trouble::Gone("the store is closed".to_owned());
-    let (answer, answered) = oneshot::channel();
-    to.send((job, answer)).await.map_err(|_| gone())?;
-    answered.await.map_err(|_| gone())?
-}
-
-/// Takes the jobs that wait, as many as one call carries; at least one.
-async fn take<I, O>(
-    from: &mut mpsc::Receiver<Job<I, O>>,
-    size: impl Fn(&I) -> (usize, usize),
-) -> Option<Vec<Job<I, O>>> {
-    let first = from.recv().await?;
-    let (mut rows, mut bytes) = size(&first.0);
-    let mut jobs = vec![first];
-    while rows < ROWS_MAX && bytes < limits::COMMIT_BYTES_MAX {
-        let Ok(next) = from.try_recv() else { break };
-        let (more, larger) = size(&next.0);
-        (rows, bytes) = (rows + more, bytes + larger);
-        jobs.push(next);
-    }
-    Some(jobs)
-}
-
-/// Gives all of them one trouble.
-fn fail<I, O>(jobs: Vec<Job<I, O>>, trouble: &Trouble) {
-    for (_, answer) in jobs {
-        // Who no longer waits misses nothing.
-        drop(answer.send(Err(trouble.clone())));
-    }
+fn gone() -> Trouble {
+    Trouble::Gone("the store is closed".to_owned())
 }
 
 /// Whether a trouble may be that of one of several jobs, so that each is tried alone.
@@ -137,10 +99,10 @@ fn may_be_one(trouble: &Trouble) -> bool {
     trouble.code().is_some_and(|code| code != MISSING)
 }
 
-async fn append_all(link: &Link, mut queue: mpsc::Receiver<Job<Append, Appended>>) {
+async fn append_all(link: &Link, mut queue: Jobs<Append, Appended, Trouble>) {
     let size = |job: &Append| (job.rows.len(), job.rows.iter().map(EventRow::size).sum());
-    while let Some(jobs) = take(&mut queue, size).await {
-        let mut by_stream: Vec<(u32, Vec<Job<Append, Appended>>)> = Vec::new();
+    while let Some(jobs) = queue.take(size).await {
+        let mut by_stream: Vec<(u32, Vec<Appending>)> = Vec::new();
         for job in jobs {
             match by_stream.iter_mut().find(|(stream, _)| *stream == job.0.stream) {
                 Some((_, of_stream)) => of_stream.push(job),
@@ -151,18 +113,14 @@ async fn append_all(link: &Link, mut queue: mpsc::Receiver<Job<Append, Appended>
     }
 }
 
-async fn append_to_one(link: &Link, jobs: Vec<Job<Append, Appended>>) {
+async fn append_to_one(link: &Link, jobs: Vec<Appending>) {
     let asks: Vec<&Append> = jobs.iter().map(|(ask, _)| ask).collect();
     match append(link, &asks).await {
-        Ok(answers) => {
-            for ((_, answer), appended) in jobs.into_iter().zip(answers) {
-                drop(answer.send(Ok(appended)));
-            }
-        }
+        Ok(answers) => answer(jobs, answers.into_iter().map(Ok)),
         Err(trouble) if jobs.len() > 1 && may_be_one(&trouble) => {
-            for (ask, answer) in jobs {
-                let alone = append(link, &[&ask]).await;
-                drop(answer.send(alone.and_then(|mut one| one.pop().ok_or(trouble.clone()))));
+            for job in jobs {
+                let alone = append(link, &[&job.0]).await;
+                answer(vec![job], [alone.and_then(|mut one| one.pop().ok_or(trouble.clone()))]);
             }
         }
         Err(trouble) => fail(jobs, &trouble),
@@ -205,23 +163,19 @@ async fn append(link: &Link, asks: &[&Append]) -> Result<Vec<Appended>, Trouble>
     Ok(asks.iter().zip(full).map(answer).collect())
 }
 
-async fn settle_all(link: &Link, mut queue: mpsc::Receiver<Job<Settle, Vec<bool>>>) {
+async fn settle_all(link: &Link, mut queue: Jobs<Settle, Vec<bool>, Trouble>) {
     let bytes = |row: &SettleRow| {
         64 + row.line.len() + row.message.len() + row.outputs.iter().map(|(_, event)| event.size()).sum::<usize>()
     };
     let size = |job: &Settle| (job.rows.len(), job.rows.iter().map(bytes).sum());
-    while let Some(jobs) = take(&mut queue, size).await {
+    while let Some(jobs) = queue.take(size).await {
         let asks: Vec<&Settle> = jobs.iter().map(|(ask, _)| ask).collect();
         match settle(link, &asks).await {
-            Ok(answers) => {
-                for ((_, answer), held) in jobs.into_iter().zip(answers) {
-                    drop(answer.send(Ok(held)));
-                }
-            }
+            Ok(answers) => answer(jobs, answers.into_iter().map(Ok)),
             Err(trouble) if jobs.len() > 1 && trouble.code().is_some() => {
-                for (ask, answer) in jobs {
-                    let alone = settle(link, &[&ask]).await;
-                    drop(answer.send(alone.and_then(|mut one| one.pop().ok_or(trouble.clone()))));
+                for job in jobs {
+                    let alone = settle(link, &[&job.0]).await;
+                    answer(vec![job], [alone.and_then(|mut one| one.pop().ok_or(trouble.clone()))]);
                 }
             }
             Err(trouble) => fail(jobs, &trouble),

@@ -6,11 +6,12 @@ use tidegate_core::{
     fault::{Fault, Result},
     limits,
     names::{GroupName, StreamName},
-    store::{Appended, Page, Stored},
+    store::{self, Page, Stored},
 };
 
 use super::{
     RedisStore,
+    batch::{Append, Appended},
     entry::{self, Parsed, parse},
     registry::StreamHead,
     reply::{Reply, behind},
@@ -30,26 +31,32 @@ pub(crate) struct Slice {
 }
 
 impl RedisStore {
-    pub(crate) async fn append_all(&self, name: &StreamName, events: Vec<Event>) -> Result<Vec<Appended>> {
+    pub(crate) async fn append_all(&self, name: &StreamName, events: Vec<Event>) -> Result<Vec<store::Appended>> {
         let head = self.stream_head(name).await?;
         check_append(name, &events)?;
         if events.is_empty() {
             return Ok(Vec::new());
         }
-        let now = self.options.clock.now();
-        let mut ask = self.ask(&SCRIPTS.append);
-        ask.number(head.id).number(now.as_millis()).maybe(head.spec.max_backlog).number(events.len());
-        for event in &events {
-            entry::check(event)?;
-            let fields = entry::fields(event, name, now, None);
-            ask.bytes(&self.window_mark(&head, event));
-            fields.pass(&mut ask);
-        }
-        let mut answer = self.run(ask, &format!("append to stream {:?}", name.as_str())).await?;
-        if !answer.flag()? {
-            return Err(self.full(&head, events.len(), &mut answer)?);
-        }
-        let appended = answer.each(|one| Ok(Appended { position: one.position()?, duplicate: one.flag()? }))?;
+        events.iter().try_for_each(entry::check)?;
+        let what = format!("append to stream {:?}", name.as_str());
+        let mut answer = loop {
+            self.open_still()?;
+            let now = self.options.clock.now();
+            let one = |event| (self.window_mark(&head, event), entry::fields(event, name, now, None));
+            let ask = Append {
+                stream: head.id,
+                most: head.spec.max_backlog,
+                now: now.as_millis(),
+                events: events.iter().map(one).collect(),
+            };
+            match self.appends.append(ask).await {
+                Ok(Appended::Done(answer)) => break answer,
+                Ok(Appended::Full(mut answer)) => return Err(self.full(&head, events.len(), &mut answer)?),
+                Err(trouble) if trouble.is_again() => {}
+                Err(trouble) => return Err(self.heard(trouble, &what).await?),
+            }
+        };
+        let appended = answer.each(|one| Ok(store::Appended { position: one.position()?, duplicate: one.flag()? }))?;
         let repeats = appended.iter().filter(|one| one.duplicate).count() as u64;
         if repeats > 0 {
             *self.told.lock().duplicates.entry(head.id).or_default() += repeats;

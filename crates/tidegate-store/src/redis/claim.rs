@@ -62,6 +62,11 @@ pub(crate) fn key_text(head: &GroupHead, event: &Event) -> String {
 impl RedisStore {
     pub(crate) async fn claim_some(&self, ask: &Claim) -> Result<Claimed> {
         let head = self.group_head(&ask.group).await?;
+        let turn = usize::try_from(head.id).unwrap_or_default() % self.turns.len();
+        let _turn = match self.turns.get(turn) {
+            Some(turn) => Some(turn.lock().await),
+            None => None,
+        };
         let now = self.options.clock.now();
         let mut claiming = Claiming { head: &head, ask, now, out: Claimed::default(), bytes: 0 };
         let mut page = claiming.room();

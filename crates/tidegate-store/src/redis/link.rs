@@ -39,7 +39,7 @@ struct Slot {
 }
 
 /// Why there is no answer, or what the server said instead of one.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum Trouble {
     /// The server is not there, or the connection was lost; whether the step was done is unknown.
     #[error("{0}")]
@@ -210,6 +210,11 @@ impl Trouble {
                 _ => None,
             },
         }
+    }
+
+    /// Tells whether the step is to be made again: other programs appended more than one step takes in; each takes in some.
+    pub(crate) fn is_again(&self) -> bool {
+        self.code() == Some("TGAGAIN")
     }
 
     /// First word of what the server said.

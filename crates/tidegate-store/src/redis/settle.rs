@@ -164,6 +164,17 @@ impl RedisStore {
         for id in prepared.streams.values() {
             ask.number(*id);
         }
+        let mut by_group: BTreeMap<u32, Vec<Position>> = BTreeMap::new();
+        for one in part {
+            by_group.entry(one.token.group).or_default().push(one.token.position);
+        }
+        ask.number(by_group.len());
+        for (group, positions) in by_group {
+            ask.number(group).number(positions.len());
+            for position in positions {
+                ask.position(position);
+            }
+        }
         ask.number(part.len());
         for one in part {
             self.pass(&mut ask, one, prepared, now)?;

@@ -12,6 +12,7 @@ if refused then return refused end
 goes_on()
 local s = stream(g.sid)
 local lent, duplicates, expired, full = {}, 0, 0, false
+local settled_ahead = call('HLEN', g.pre)
 
 local function settle_now(id, e, forgroup, forced, expiry)
   if forgroup ~= '' and forgroup ~= gid then
@@ -22,7 +23,7 @@ local function settle_now(id, e, forgroup, forced, expiry)
   elseif expiry and expiry <= now then
     g.exp = g.exp + 1
     expired = expired + 1
-    call('HSET', g.ended, id, 'E')
+    hset(g.ended, id, 'E')
   else
     return false
   end
@@ -35,7 +36,7 @@ local function lend(index, id, e, size)
   e.e, e.o, e.t, e.q = g.epoch, owner, now + lease, number
   change(g, id, e, 'l')
   bytes = bytes + size
-  lent[#lent + 1] = { index, g.epoch, e.a, e.c, call('HGET', g.h, id) or '' }
+  lent[#lent + 1] = { index, g.epoch, e.a, e.c, hget(g.h, id) or '' }
 end
 
 local function consider(index)
@@ -44,7 +45,7 @@ local function consider(index)
   if full or #lent >= room then return end
   local e = get(g, id)
   if not e then
-    if call('ZCARD', g.q) >= line_max then
+    if lines(g) >= line_max then
       full = true
       return
     end
@@ -63,13 +64,16 @@ local function consider(index)
     end
     pass(g, id, n)
     g.moved = true
-    if call('HDEL', g.pre, id) == 1 then return end
+    if settled_ahead > 0 and call('HDEL', g.pre, id) == 1 then
+      settled_ahead = settled_ahead - 1
+      return
+    end
     e = { n = n, a = 0, c = 0 }
   elseif e.s ~= 'r' then
     return
   end
   if past ~= '' and not e.rc then
-    call('HSET', g.h, id, past)
+    hset(g.h, id, past)
     e.rc = 1
   end
   local before = e.k
@@ -90,7 +94,7 @@ local function consider(index)
   end
   if e.k and not take_key(g, id, e) then return end
   if g.led then
-    local twin = call('HGET', g.b, fp)
+    local twin = hget(g.b, fp)
     if twin and twin ~= id then
       e.t, e.w = now + twin_wait, 'T'
       change(g, id, e, 'd')
@@ -100,7 +104,19 @@ local function consider(index)
   lend(index, id, e, size)
 end
 
-if gen == g.gen then
+-- What is known of all of them, at once.
+local ids, fps, keys = {}, {}, {}
+for index = 1, count do
+  local at = arg_at + (index - 1) * 10
+  ids[index], fps[index] = ARGV[at + 1], ARGV[at + 3]
+  if ARGV[at + 4] ~= '' then keys[#keys + 1] = ARGV[at + 4] end
+end
+if gen == g.gen and count > 0 then
+  ahead(g.e, ids)
+  ahead(g.h, ids)
+  ahead(g.b, fps)
+  ahead(g.k, keys)
+  if g.led then ahead(g.key .. ':led', fps) end
   for index = 1, count do consider(index) end
 end
 if #lent > 0 then

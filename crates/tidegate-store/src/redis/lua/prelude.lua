@@ -4,7 +4,87 @@ local P = ARGV[1]
 local T = P .. 'tidegate:'
 local STATE = T .. 'state'
 local arg_at = 1
-local call = redis.call
+-- Asking the server costs more than anything else here. So what a step reads of a hash can be read at once (`ahead`), and
+-- what it changes in hashes and sorted sets by the functions below is written once, by `save` or when somebody asks the
+-- server itself for that key (`call`).
+local said = redis.call
+local kept = {}
+local PAIRS = 1000
+local function keep(key)
+  local k = kept[key]
+  if not k then
+    k = { is = {}, new = {} }
+    kept[key] = k
+  end
+  return k
+end
+local function write(key)
+  local k = kept[key]
+  kept[key] = nil
+  local puts, cuts = {}, {}
+  for name, value in pairs(k.new) do
+    if not value then
+      cuts[#cuts + 1] = name
+    elseif k.sorted then
+      puts[#puts + 1], puts[#puts + 2] = value, name
+    else
+      puts[#puts + 1], puts[#puts + 2] = name, value
+    end
+  end
+  for i = 1, #puts, PAIRS do
+    said(k.sorted and 'ZADD' or 'HSET', key, unpack(puts, i, math.min(i + PAIRS - 1, #puts)))
+  end
+  for i = 1, #cuts, PAIRS do
+    said(k.sorted and 'ZREM' or 'HDEL', key, unpack(cuts, i, math.min(i + PAIRS - 1, #cuts)))
+  end
+end
+local function write_all()
+  for key in pairs(kept) do write(key) end
+end
+local function call(name, key, ...)
+  if not key then return said(name) end
+  if kept[key] then write(key) end
+  -- These take several keys.
+  if name == 'UNLINK' or name == 'EXISTS' then write_all() end
+  return said(name, key, ...)
+end
+local function ahead(key, names)
+  local k = keep(key)
+  for i = 1, #names, PAIRS do
+    local got = said('HMGET', key, unpack(names, i, math.min(i + PAIRS - 1, #names)))
+    for j = 1, #got do k.is[names[i + j - 1]] = got[j] end
+  end
+end
+local function hget(key, name)
+  local k = keep(key)
+  local value = k.new[name]
+  if value == nil then value = k.is[name] end
+  if value == nil then
+    value = said('HGET', key, name)
+    k.is[name] = value
+  end
+  return value
+end
+local function hset(key, name, value) keep(key).new[name] = value end
+local function hdel(key, name)
+  local k = keep(key)
+  if k.is[name] == false then
+    -- It is not there, and what this step would have put there is not written.
+    k.new[name] = nil
+  else
+    k.new[name] = false
+  end
+end
+local function zput(key, score, member)
+  local k = keep(key)
+  k.sorted = true
+  k.new[member] = score
+end
+local function zcut(key, member)
+  local k = keep(key)
+  k.sorted = true
+  k.new[member] = false
+end
 local function nx()
   arg_at = arg_at + 1
   return ARGV[arg_at]
@@ -76,7 +156,7 @@ local function adopt(s)
     for _, entry in ipairs(new) do
       if s.acc < s.firstn then s.first = entry[1] end
       s.acc = s.acc + 1
-      call('HSET', s.own, entry[1], S(s.acc))
+      hset(s.own, entry[1], S(s.acc))
       s.bytes = s.bytes + size_of(entry[2])
       s.last = entry[1]
       s.dirty = true
@@ -125,7 +205,7 @@ local function add(s, now, fields)
     local added = redis.pcall(unpack(command))
     if type(added) ~= 'table' then
       s.acc = s.acc + 1
-      call('HSET', s.own, id, S(s.acc) .. blob)
+      hset(s.own, id, S(s.acc) .. blob)
       if s.acc == s.firstn then s.first = id end
       s.bytes = s.bytes + size_of(fields, blob)
       s.last = id
@@ -144,7 +224,7 @@ end
 -- Appends an event unless the window knows it; returns position and whether it is a repeat.
 local function append_once(s, now, fp, fields)
   if fp ~= '' and s.window then
-    local known = call('HGET', s.key .. ':dd', fp)
+    local known = hget(s.key .. ':dd', fp)
     if known then
       local at, id = string.match(known, '^(%d+)|(.*)$')
       if tonumber(at) + s.window > now then return id, true end
@@ -152,15 +232,18 @@ local function append_once(s, now, fp, fields)
   end
   local id, n = add(s, now, fields)
   if fp ~= '' and s.window then
-    call('HSET', s.key .. ':dd', fp, S(now) .. '|' .. id)
-    call('ZADD', s.key .. ':ddt', n, fp)
-    local over = call('ZCARD', s.key .. ':ddt') - s.entries
-    if over > 0 then
-      local gone = call('ZPOPMIN', s.key .. ':ddt', over)
-      for i = 1, #gone, 2 do call('HDEL', s.key .. ':dd', gone[i]) end
-    end
+    hset(s.key .. ':dd', fp, S(now) .. '|' .. id)
+    zput(s.key .. ':ddt', n, fp)
+    s.windowed = true
   end
   return id, false
+end
+-- Forgets the oldest of a window that has too many.
+local function cut_window(s)
+  local over = call('ZCARD', s.key .. ':ddt') - s.entries
+  if over <= 0 then return end
+  local gone = call('ZPOPMIN', s.key .. ':ddt', over)
+  for i = 1, #gone, 2 do hdel(s.key .. ':dd', gone[i]) end
 end
 
 -- Groups. Everything numbered up to `curn` and not in `:e` is settled; what comes from `cur` on was not looked at. One that
@@ -190,7 +273,7 @@ local function group(gid)
   return g
 end
 local function get(g, id)
-  local raw = call('HGET', g.e, id)
+  local raw = hget(g.e, id)
   return raw and cmsgpack.unpack(raw)
 end
 -- Returns a delivery of a set; what is in a set and nowhere else is taken out of it.
@@ -199,53 +282,58 @@ local function of_set(g, set, id)
   if not e then call('ZREM', set, id) end
   return e
 end
-local function put(g, id, e) call('HSET', g.e, id, cmsgpack.pack(e)) end
+local function put(g, id, e) hset(g.e, id, cmsgpack.pack(e)) end
 
 local function in_line(id, e) return e.k .. ':' .. string.format('%016.0f', e.n) .. ':' .. id end
 local function front(g, k) return call('ZRANGEBYLEX', g.q, '[' .. k .. ':', '(' .. k .. ';', 'LIMIT', 0, 1)[1] end
 
+-- How many stand in the lines of a group.
+local function lines(g)
+  if not g.lines then g.lines = call('ZCARD', g.q) end
+  return g.lines
+end
 local function leave(g, id, e)
   if e.s == 'b' then
-    call('ZREM', g.q, in_line(id, e))
+    g.lines = lines(g) - call('ZREM', g.q, in_line(id, e))
     if not front(g, e.k) then g.bkeys = g.bkeys - 1 end
   elseif e.s then
-    call('ZREM', g[e.s], id)
+    zcut(g[e.s], id)
   end
-  if e.s == 'l' and e.f and call('HGET', g.b, e.f) == id then call('HDEL', g.b, e.f) end
+  if e.s == 'l' and e.f and hget(g.b, e.f) == id then hdel(g.b, e.f) end
 end
 -- Gives a delivery a state: `r` may run, `d` waits for its time, `l` is lent, `b` waits for its order key.
 local function change(g, id, e, state)
   leave(g, id, e)
   e.s = state
   if state == 'r' then
-    call('ZADD', g.r, e.n, id)
+    zput(g.r, e.n, id)
     g.woke = true
   elseif state == 'b' then
     if not front(g, e.k) then g.bkeys = g.bkeys + 1 end
-    call('ZADD', g.q, 0, in_line(id, e))
+    g.lines = lines(g) + call('ZADD', g.q, 0, in_line(id, e))
   else
-    call('ZADD', g[state], e.t, id)
+    zput(g[state], e.t, id)
   end
-  if state == 'l' and e.f then call('HSET', g.b, e.f, id) end
+  if state == 'l' and e.f then hset(g.b, e.f, id) end
   put(g, id, e)
   g.dirty = true
 end
 -- Lets go of an order key; the next in its line gets it and may run.
 local function release(g, id, k)
-  if not k or call('HGET', g.k, k) ~= id then return end
+  if not k or hget(g.k, k) ~= id then return end
   local next_one = front(g, k)
   local next_id = next_one and string.sub(next_one, #k + 19)
   local e = next_id and get(g, next_id)
   if not e then
-    call('HDEL', g.k, k)
+    hdel(g.k, k)
     return
   end
-  call('HSET', g.k, k, next_id)
+  hset(g.k, k, next_id)
   change(g, next_id, e, 'r')
 end
 -- Takes the order key for a delivery or puts it in line. One that only was next gives way to an older one.
 local function take_key(g, id, e)
-  local holder = call('HGET', g.k, e.k)
+  local holder = hget(g.k, e.k)
   if holder == id then return true end
   if holder then
     local held = get(g, holder)
@@ -255,15 +343,15 @@ local function take_key(g, id, e)
     end
     if held then change(g, holder, held, 'b') end
   end
-  call('HSET', g.k, e.k, id)
+  hset(g.k, e.k, id)
   return true
 end
 -- Forgets a delivery that is settled.
 local function finish(g, id, e)
   leave(g, id, e)
   release(g, id, e.k)
-  call('HDEL', g.e, id)
-  call('HDEL', g.h, id)
+  hdel(g.e, id)
+  hdel(g.h, id)
   g.acks[#g.acks + 1] = id
   g.dirty = true
 end
@@ -274,12 +362,12 @@ local function last_lines(text, more)
   return table.concat(lines, '\n', math.max(1, #lines - HISTORY_MAX + 1)) .. '\n'
 end
 local function note(g, id, attempt)
-  call('HSET', g.h, id, last_lines(call('HGET', g.h, id) or '', attempt))
+  hset(g.h, id, last_lines(hget(g.h, id) or '', attempt))
 end
 -- Tells whether the ledger knows an event as done. One that was forced runs once, not each time that it is looked at.
 local function is_known(g, n, fp, forced, now)
   if not g.led then return false end
-  local mark = call('HGET', g.key .. ':led', fp)
+  local mark = hget(g.key .. ':led', fp)
   if not mark then return false end
   local at, of = string.match(mark, '^(%d+)|(%d+)|')
   at, of = tonumber(at), tonumber(of)
@@ -288,8 +376,8 @@ local function is_known(g, n, fp, forced, now)
   return not forced or of >= n
 end
 local function remember(g, fp, at, n, id)
-  call('HSET', g.key .. ':led', fp, S(at) .. '|' .. S(n) .. '|' .. id)
-  call('ZADD', g.key .. ':ledt', at, fp)
+  hset(g.key .. ':led', fp, S(at) .. '|' .. S(n) .. '|' .. id)
+  zput(g.key .. ':ledt', at, fp)
 end
 -- Moves the cursor over an event; what others removed before it was looked at is counted as dropped.
 local function pass(g, id, n)
@@ -352,10 +440,12 @@ local function save()
   end
   for _, s in pairs(streams) do
     if s then
+      if s.windowed then cut_window(s) end
       if s.dirty then
         call('HSET', s.key, 'acc', S(s.acc), 'last', s.last, 'first', s.first, 'firstn', S(s.firstn), 'bytes', S(s.bytes))
       end
       if s.woke then call('PUBLISH', T .. 'wake', 's' .. s.id) end
     end
   end
+  write_all()
 end

@@ -1,5 +1,6 @@
 -- Settles deliveries in one commit with all that follows from it.
--- now, count of streams, their numbers, count, then for each: group, position, epoch, owner, kind, and by kind:
+-- now, count of streams, their numbers, count of groups, for each: group, count, positions;
+-- count, then for each: group, position, epoch, owner, kind, and by kind:
 -- D done: count of outputs, each: stream, fingerprint, number of fields, fields
 -- S skipped, L released: nothing
 -- R retried: at, attempts, crashes, attempt or ''
@@ -12,6 +13,21 @@ for _ = 1, nn() do
   if s.behind then
     save()
     return redis.error_reply('TGAGAIN later')
+  end
+end
+
+-- What is known of all of them, at once.
+for _ = 1, nn() do
+  local g, ids, fps = group(nx()), {}, {}
+  for i = 1, nn() do ids[i] = nx() end
+  if g then
+    ahead(g.e, ids)
+    ahead(g.h, ids)
+    for _, id in ipairs(ids) do
+      local e = get(g, id)
+      if e and e.f then fps[#fps + 1] = e.f end
+    end
+    ahead(g.b, fps)
   end
 end
 
@@ -46,7 +62,7 @@ local function bury(g, id, e, held)
   local sid, attempt, letter, fields = nx(), nx(), nx(), fields_of()
   if not held then return end
   local s = stream(sid)
-  local history = call('HGET', g.h, id) or ''
+  local history = hget(g.h, id) or ''
   if attempt ~= '' then history = last_lines(history, attempt) end
   local _, tries = string.gsub(history, '\n', '\n')
   for i = 1, #fields, 2 do
@@ -74,7 +90,7 @@ for index = 1, nn() do
     bury(g, id, e, held)
   elseif held and kind == 'S' then
     g.done, g.skip = g.done + 1, g.skip + 1
-    call('HSET', g.ended, id, 'S')
+    hset(g.ended, id, 'S')
     finish(g, id, e)
   elseif held and kind == 'L' then
     change(g, id, e, 'r')
