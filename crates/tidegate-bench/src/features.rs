@@ -37,6 +37,9 @@ pub(crate) struct Features {
     /// Workers of the group, each with one delivery at a time.
     #[arg(long, default_value_t = 64)]
     workers: usize,
+    /// Only these sets of features; without any, all of them.
+    #[arg(long = "set", value_name = "NAME")]
+    sets: Vec<String>,
     /// Events are spread over so many order keys.
     #[arg(long, default_value_t = 10_000)]
     keys: u64,
@@ -169,7 +172,8 @@ impl Features {
         let runtime = settings.runtime()?;
         repeat(&mut board, settings, |board, run| {
             // Each run begins with another set, so that none is always the first.
-            for (name, switches) in SETS.into_iter().cycle().skip(run).take(SETS.len()) {
+            let wanted = |(name, _): &(&str, Switches)| self.sets.is_empty() || self.sets.iter().any(|set| set == name);
+            for (name, switches) in SETS.into_iter().cycle().skip(run).take(SETS.len()).filter(wanted) {
                 let stage = Stage::open(&settings.dir)?;
                 runtime.block_on(run_one(&stage, self, switches, board, name))?;
             }

@@ -7,6 +7,7 @@ mod drive;
 mod engine;
 mod engine_runs;
 mod features;
+mod hand;
 mod http;
 mod http_runs;
 mod node;
@@ -17,6 +18,7 @@ mod process;
 mod redis;
 mod reopen;
 mod scaling;
+mod servers;
 mod spread;
 mod stage;
 mod steady;
@@ -59,6 +61,8 @@ enum Command {
     Memory(reopen::Memory),
     /// A node at half of what it can do, for minutes.
     Steady(steady::Steady),
+    /// Tidegate over Redis, PostgreSQL and NATS, against a client by hand on the same server.
+    Servers(servers::Servers),
     /// What limiter, breaker, ledger, order key and dedupe cost.
     Features(features::Features),
     /// What a message costs while everything around it grows.
@@ -130,6 +134,7 @@ fn main() -> ExitCode {
         Command::Reopen(ask) => reopen::reopen(&ask),
         Command::Memory(ask) => reopen::memory(&ask),
         Command::Steady(ask) => ask.run(),
+        Command::Servers(ask) => ask.run(),
         Command::Features(ask) => ask.run(),
         Command::Scaling(ask) => ask.run(),
         Command::Desk(ask) => ask.run(),

@@ -63,6 +63,10 @@ impl Redis {
         Ok(redis)
     }
 
+    pub(crate) fn url(&self) -> String {
+        format!("redis://{}", self.address)
+    }
+
     fn wait_until_ready(&self) -> Result<()> {
         let watch = Clock::real().stopwatch();
         loop {
