@@ -111,6 +111,8 @@ fn own_reason(facts: &Facts<'_>) -> (&'static str, Option<Reason>) {
         Place::Blocked { .. } => ("blocked", Some(blocked(facts))),
         Place::After { .. } => ("blocked", None),
         Place::Scheduled { until, wait } => ("scheduled", Some(scheduled(facts, *until, *wait))),
+        // It counts as waiting again: whoever claims next gets it.
+        Place::Lent { until } if *until <= facts.now => ("waiting", Some(lent(facts, *until))),
         Place::Lent { until } => ("in_flight", Some(lent(facts, *until))),
         Place::Settling => ("in_flight", Some(Reason::new("settling", "what becomes of it is being written"))),
         Place::Done { at: Some(at) } => done("it is done".to_owned(), Some(*at)),

@@ -293,7 +293,7 @@ pub struct GroupStatus {
     pub duplicates: u64,
     /// Of those done, settled without an attempt because the group's stages did not let them through.
     pub skipped: u64,
-    /// May run now, or waits behind its order key or for other events to be done.
+    /// May run now, or waits behind its order key or for other events to be done. One whose lease ran out is among them.
     pub waiting: u64,
     /// Of those, what waits for other events to be done.
     pub blocked: u64,

@@ -96,6 +96,7 @@ cases! {
     claim {
         lends_in_order_and_never_twice, a_first_delivery_is_fresh, groups_are_lent_everything_each,
         one_claim_has_limits, one_claim_has_a_limit_of_bytes, a_lease_that_ran_out_counts_as_a_crash,
+        a_lease_that_ran_out_is_waiting,
         settled_in_time_never_comes_back, an_empty_group_says_when_to_come_again, wait_returns_for_work: Wakes,
         the_age_is_that_of_the_oldest_that_may_run, claimers_do_not_get_in_each_others_way,
     }

@@ -307,7 +307,7 @@ fn what_was_tried_before() {
 fn who_works_on_it() {
     let lent = |until: Timestamp| move |world: &mut World| world.standing = Place::Lent { until }.into();
     check(("in_flight", "leased", None, Some(LATER), "a worker"), lent(LATER));
-    check(("in_flight", "lease_expired", Some(BEFORE), None, "run out"), lent(BEFORE));
+    check(("waiting", "lease_expired", Some(BEFORE), None, "run out"), lent(BEFORE));
     for (by, part) in [(Some("anna"), "asked for by anna works on attempt 2"), (None, "a worker of the node")] {
         check(("in_flight", "leased", Some(BEFORE), Some(LATER), part), |world| {
             lent(LATER)(world);

@@ -61,7 +61,9 @@ impl Embedded {
         let last = group.stream.last();
         let unseen = inner.unseen(last);
         let due = inner.due.range(..=(now, u64::MAX)).count() as u64;
-        let oldest_ready = inner.first_ready().and_then(|seq| Some((seq, inner.entries.get(seq)?.at)));
+        // Nobody has worked on them for the time of a lease; whoever claims next gets them.
+        let run_out = inner.leases.count_run_out(now) as u64;
+        let oldest_ready = inner.first_ready(now).and_then(|seq| Some((seq, inner.entries.get(seq)?.at)));
         let oldest = oldest_ready.or((unseen > 0).then_some((inner.cursor, super::segment::Lsn::default())));
         let status = GroupStatus {
             name: group.name.clone(),
@@ -72,10 +74,13 @@ impl Embedded {
             duplicates: inner.counts.duplicates,
             unseen,
             skipped: inner.counts.skipped,
-            waiting: unseen + (inner.ready.len() + inner.ranked.len() + inner.blocked + inner.waits.len()) as u64 + due,
+            waiting: unseen
+                + (inner.ready.len() + inner.ranked.len() + inner.blocked + inner.waits.len()) as u64
+                + due
+                + run_out,
             blocked: inner.waits.len() as u64,
             scheduled: inner.due.len() as u64 - due,
-            in_flight: inner.in_flight,
+            in_flight: inner.in_flight - run_out,
             dead: inner.counts.dead,
             parked: 0,
             expired: inner.counts.expired,

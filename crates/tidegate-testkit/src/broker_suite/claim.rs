@@ -91,6 +91,25 @@ pub(super) async fn a_lease_that_ran_out_counts_as_a_crash(case: Case) {
     assert_eq!(crashes, [("1".to_owned(), 2), ("2".to_owned(), 1)]);
 }
 
+pub(super) async fn a_lease_that_ran_out_is_waiting(case: Case) {
+    case.pair().await;
+    case.publish_ids(&["1", "2", "3"]).await;
+    let lent = case.claim(2).await;
+    case.advance(LEASE - Duration::from_millis(1));
+    assert_eq!(case.counts().await, [1, 0, 2, 0, 0]);
+    assert_eq!(case.store.extend(&[lent[1].lease.token], case.now().plus(LEASE)).await.unwrap(), [true]);
+    case.advance(Duration::from_millis(2));
+    // The worker is gone, and nobody has claimed since.
+    assert_eq!(case.counts().await, [2, 0, 1, 0, 0]);
+    let oldest = case.status().await.oldest_waiting;
+    assert!(oldest.is_some_and(|oldest| oldest >= LEASE), "{oldest:?}");
+    // Which of the two comes first is the engine's affair: one has to be taken back before.
+    let mut again = ids(&case.claim(10).await);
+    again.sort();
+    assert_eq!(again, ["1", "3"]);
+    assert_eq!(case.counts().await, [0, 0, 3, 0, 0]);
+}
+
 pub(super) async fn settled_in_time_never_comes_back(case: Case) {
     case.pair().await;
     case.publish_ids(&["1"]).await;

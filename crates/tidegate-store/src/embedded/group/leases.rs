@@ -48,9 +48,14 @@ impl Leases {
         Some((expires, lot.seqs))
     }
 
-    /// Returns how many ran out.
+    /// Returns how many ran out and were not taken out yet.
     pub(crate) fn count_run_out(&self, now: Timestamp) -> usize {
         self.0.range(..=now).map(|(_, lot)| lot.count).sum()
+    }
+
+    /// Returns who may be among them, each with its time.
+    pub(super) fn run_out(&self, now: Timestamp) -> impl Iterator<Item = (Timestamp, u64)> {
+        self.0.range(..=now).flat_map(|(expires, lot)| lot.seqs.iter().map(|seq| (*expires, *seq)))
     }
 
     pub(super) fn clear(&mut self) {

@@ -4,6 +4,8 @@
 //! behind who has it. So of each key at most one has a rank, and within a key the order of the stream stands. Nothing of
 //! this is written down.
 
+use tidegate_core::clock::Timestamp;
+
 use super::{Entry, GroupInner, State};
 
 impl GroupInner {
@@ -32,9 +34,14 @@ impl GroupInner {
         self.ranked.range(..(rank, seq)).count() as u64
     }
 
-    /// Returns the first in the stream of those that may be lent.
-    pub(crate) fn first_ready(&self) -> Option<u64> {
+    /// Returns the first in the stream of those that may be lent, whose lease ran out among them.
+    pub(crate) fn first_ready(&self, now: Timestamp) -> Option<u64> {
         let ranked = self.ranked.iter().map(|(_, seq)| *seq).min();
-        self.ready.first().copied().into_iter().chain(ranked).min()
+        let is_his = |(expired, seq): &(Timestamp, u64)| {
+            let state = self.entries.get(*seq).map(|entry| entry.state);
+            matches!(state, Some(State::Leased { expires, .. }) if expires == *expired)
+        };
+        let run_out = self.leases.run_out(now).filter(is_his).map(|(_, seq)| seq).min();
+        self.ready.first().copied().into_iter().chain(ranked).chain(run_out).min()
     }
 }

@@ -4,7 +4,7 @@ CREATE FUNCTION tg_groups(p_gid int, p_now bigint) RETURNS TABLE (
   scheduled bigint, in_flight bigint, dead bigint, parked bigint, exp bigint, dropped bigint, oldest bigint,
   oldest_blocked bigint, blocked_keys bigint
 ) LANGUAGE sql STABLE AS $$
-  SELECT g.id, x.next, x.last - g.start + g.extra, g.done, g.dup, g.skip, x.unseen + c.ready + c.line + c.waits + c.due,
+  SELECT g.id, x.next, x.last - g.start + g.extra, g.done, g.dup, g.skip, x.unseen + c.ready + c.line + c.waits + c.due + c.run_out,
     c.waits, x.unseen, c.later, c.lent, g.dead,
     (SELECT count(*) FROM streams d JOIN letters l ON l.sid = d.id AND l.st = 0 AND l.gid = g.id WHERE d.name = s.name || '.dlq'),
     g.exp, g.dropped,
@@ -18,8 +18,10 @@ CREATE FUNCTION tg_groups(p_gid int, p_now bigint) RETURNS TABLE (
   CROSS JOIN LATERAL (
     SELECT count(*) FILTER (WHERE d.st = 'r') AS ready, count(*) FILTER (WHERE d.st = 'b') AS line,
       count(*) FILTER (WHERE d.st = 'w') AS waits, count(*) FILTER (WHERE d.st = 'd' AND d.t <= p_now) AS due,
-      count(*) FILTER (WHERE d.st = 'd' AND d.t > p_now) AS later, count(*) FILTER (WHERE d.st = 'l') AS lent,
-      min(d.n) FILTER (WHERE d.st = 'r') AS first_ready, min(d.n) FILTER (WHERE d.st = 'w') AS first_waits,
+      count(*) FILTER (WHERE d.st = 'd' AND d.t > p_now) AS later, count(*) FILTER (WHERE d.st = 'l' AND d.t > p_now) AS lent,
+      -- Nobody has worked on these for the time of a lease; whoever claims next gets them.
+      count(*) FILTER (WHERE d.st = 'l' AND d.t <= p_now) AS run_out,
+      min(d.n) FILTER (WHERE d.st = 'r' OR (d.st = 'l' AND d.t <= p_now)) AS first_ready, min(d.n) FILTER (WHERE d.st = 'w') AS first_waits,
       count(DISTINCT d.k) FILTER (WHERE d.st = 'b') AS keys
     FROM deliveries d WHERE d.gid = g.id
   ) c

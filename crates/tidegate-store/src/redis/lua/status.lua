@@ -32,6 +32,8 @@ for _ = 1, nn() do
   if s then
     local unseen, due = unseen_of(g, s), call('ZCOUNT', g.d, '-inf', now)
     local ready, blocked = call('ZCARD', g.r), call('ZCARD', g.q)
+    -- Nobody has worked on these for the time of a lease; whoever claims next gets them.
+    local run_out = call('ZRANGEBYSCORE', g.l, '-inf', now)
     local next_id = ''
     local limit = limit_of(g, s)
     if limit > g.curn then
@@ -39,12 +41,15 @@ for _ = 1, nn() do
       next_id = entry and entry[1] or ''
     end
     local oldest = call('ZRANGE', g.r, 0, 0)[1] or (unseen > 0 and next_id) or ''
+    for _, id in ipairs(run_out) do
+      if oldest == '' or earlier(id, oldest) then oldest = id end
+    end
     if next_id == '' then next_id = g.endn > 0 and g.endid or inc(s.last) end
     local dead = call('HGET', T .. 'streams', s.name .. '.dlq')
     local parked = dead and call('HGET', T .. 's:' .. string.match(dead, '^(%d+) ') .. ':parked', g.id) or 0
     told[2][#told[2] + 1] = {
-      g.id, next_id, limit - g.start + g.extra, g.done, g.dup, g.skip, unseen + ready + blocked + due, unseen,
-      call('ZCARD', g.d) - due, call('ZCARD', g.l), g.dead, tonumber(parked or 0), g.exp, g.drop, oldest, g.bkeys,
+      g.id, next_id, limit - g.start + g.extra, g.done, g.dup, g.skip, unseen + ready + blocked + due + #run_out, unseen,
+      call('ZCARD', g.d) - due, call('ZCARD', g.l) - #run_out, g.dead, tonumber(parked or 0), g.exp, g.drop, oldest, g.bkeys,
     }
   end
 end
