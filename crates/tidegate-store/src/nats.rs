@@ -16,7 +16,16 @@ mod serve;
 mod sessions;
 mod verbs;
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tidegate_core::{
@@ -116,6 +125,8 @@ struct Shared {
     role: watch::Sender<Role>,
     /// The process that leads, as far as this one knows.
     leader: Mutex<Option<u64>>,
+    /// Messages of the log that were read while another node led.
+    followed: AtomicU64,
     /// Rung by those whom nobody answers: another node may lead now.
     again: Notify,
     sessions: Mutex<Sessions>,
@@ -210,8 +221,9 @@ impl NatsStore {
         let heard = Mutex::new(Heard { facts, ..Heard::default() });
         let (role, _) = watch::channel(Role::Following);
         let (sessions, declared) = (Mutex::default(), Mutex::default());
-        let (leader, again) = (Mutex::default(), Notify::new());
-        let shared = Arc::new(Shared { options, link, caller, boot, role, leader, again, sessions, declared, heard });
+        let (leader, followed, again) = (Mutex::default(), AtomicU64::new(0), Notify::new());
+        let shared =
+            Arc::new(Shared { options, link, caller, boot, role, leader, followed, again, sessions, declared, heard });
         let (close, closed) = oneshot::channel();
         shared.link.work(stand(Arc::clone(&shared), closed));
         let store =
@@ -370,11 +382,17 @@ impl Shared {
 
     /// Waits until this node leads, or one that answers does.
     async fn ready(&self) -> Result<()> {
-        let watch = Clock::real().stopwatch();
+        let mut watch = Clock::real().stopwatch();
         let mut role = self.role.subscribe();
         // Until there is a node that leads, another must have been silent for long enough.
         let most = self.options.timeout + self.options.takeover;
+        let mut followed = 0;
         while watch.elapsed() < most {
+            // Who leads must have read the log first, and that may be long.
+            let reached = self.followed.load(Ordering::Relaxed);
+            if reached > followed {
+                (followed, watch) = (reached, Clock::real().stopwatch());
+            }
             if self.leading()?.is_some() {
                 return Ok(());
             }

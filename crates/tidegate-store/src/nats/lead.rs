@@ -1,6 +1,9 @@
 //! Who leads: one node goes on from the log and works for all, the others follow it in the log and take its place.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use async_nats::Subscriber;
 use futures::StreamExt as _;
@@ -160,7 +163,12 @@ async fn look(shared: &Arc<Shared>, slot: &mut Option<Copy>, watch: &mut Watch) 
         None => Copy::new(&shared.options.dir)?,
     };
     if copy.next <= last {
-        shared.link.read(copy.next, last, |entry| copy.apply(entry)).await?;
+        let from = copy.next;
+        let apply = |entry| {
+            shared.followed.fetch_add(1, Ordering::Relaxed);
+            copy.apply(entry)
+        };
+        shared.link.read(from, last, apply).await?;
         copy.next = last + 1;
     }
     let mark = copy.mark.clone();
