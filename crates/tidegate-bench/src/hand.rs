@@ -111,6 +111,7 @@ pub(crate) struct OnPostgres {
 const CONNECTIONS_MAX: usize = 64;
 
 impl OnPostgres {
+    #[expect(clippy::disallowed_methods, reason = "the connection's task ends with its client")]
     pub(crate) async fn connect(url: &str, in_flight: usize) -> Result<Self> {
         let mut clients = Vec::new();
         for _ in 0..in_flight.clamp(1, CONNECTIONS_MAX) {
