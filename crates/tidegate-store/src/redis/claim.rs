@@ -63,8 +63,9 @@ impl RedisStore {
     pub(crate) async fn claim_some(&self, ask: &Claim) -> Result<Claimed> {
         let head = self.group_head(&ask.group).await?;
         let turn = usize::try_from(head.id).unwrap_or_default() % self.turns.len();
+        // While the server is silent nobody's turn comes: then each goes without and has its own deadline.
         let _turn = match self.turns.get(turn) {
-            Some(turn) => Some(turn.lock().await),
+            Some(turn) => tokio::time::timeout(self.options.timeout, turn.lock()).await.ok(),
             None => None,
         };
         let now = self.options.clock.now();
