@@ -125,7 +125,7 @@ struct Shared {
     role: watch::Sender<Role>,
     /// The process that leads, as far as this one knows.
     leader: Mutex<Option<u64>>,
-    /// Messages of the log that were read while another node led.
+    /// Messages that were read of the log as it was found; what came later does not count.
     followed: AtomicU64,
     /// Rung by those whom nobody answers: another node may lead now.
     again: Notify,

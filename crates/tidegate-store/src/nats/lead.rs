@@ -158,6 +158,7 @@ async fn look(shared: &Arc<Shared>, slot: &mut Option<Copy>, watch: &mut Watch) 
         // Another log under the same name, or one that has lost its end.
         *slot = None;
     }
+    let is_first = slot.is_none();
     let mut copy = match slot.take() {
         Some(copy) => copy,
         None => Copy::new(&shared.options.dir)?,
@@ -165,7 +166,7 @@ async fn look(shared: &Arc<Shared>, slot: &mut Option<Copy>, watch: &mut Watch) 
     if copy.next <= last {
         let from = copy.next;
         let apply = |entry| {
-            shared.followed.fetch_add(1, Ordering::Relaxed);
+            shared.followed.fetch_add(u64::from(is_first), Ordering::Relaxed);
             copy.apply(entry)
         };
         shared.link.read(from, last, apply).await?;

@@ -9,10 +9,10 @@ use std::{
     ops::{Bound, RangeBounds},
 };
 
-/// Numbers in one chunk: the bits of its mask.
-const CHUNK: u64 = u64::BITS as u64;
+/// Numbers in one chunk.
+const CHUNK: u64 = 64;
 /// A chunk with so few left is not worth its room.
-const FEW: u32 = 16;
+const FEW: usize = 16;
 
 /// A map of sequence numbers in which neighbours lie together.
 #[derive(Debug)]
@@ -28,8 +28,8 @@ pub(crate) struct Window<T> {
 
 #[derive(Debug)]
 struct Chunk<T> {
-    /// Which slots are taken.
-    mask: u64,
+    /// How many slots are taken.
+    taken: usize,
     slots: [Option<T>; CHUNK as usize],
 }
 
@@ -76,7 +76,7 @@ impl<T> Window<T> {
                 return;
             }
             let newest = self.chunks.last_key_value().map(|(newest, _)| *newest);
-            let chunk = Box::new(Chunk { mask: 0, slots: [const { None }; CHUNK as usize] });
+            let chunk = Box::new(Chunk { taken: 0, slots: [const { None }; CHUNK as usize] });
             self.chunks.insert(number, chunk);
             // The one that was the newest gets no more.
             if let Some(before) = newest.filter(|newest| *newest < number) {
@@ -84,8 +84,9 @@ impl<T> Window<T> {
             }
         }
         if let Some(chunk) = self.chunks.get_mut(&number) {
-            chunk.mask |= 1 << slot;
-            self.len += usize::from(chunk.slots[slot].replace(value).is_none());
+            let is_new = chunk.slots[slot].replace(value).is_none();
+            chunk.taken += usize::from(is_new);
+            self.len += usize::from(is_new);
         }
     }
 
@@ -97,11 +98,11 @@ impl<T> Window<T> {
             return Some(gone);
         };
         let gone = chunk.slots[slot].take()?;
-        chunk.mask &= !(1 << slot);
+        chunk.taken -= 1;
         self.len -= 1;
-        if chunk.mask == 0 {
+        if chunk.taken == 0 {
             self.chunks.remove(&number);
-        } else if chunk.mask.count_ones() <= FEW {
+        } else if chunk.taken <= FEW {
             let is_newest = self.chunks.last_key_value().is_some_and(|(newest, _)| *newest == number);
             if !is_newest {
                 self.give_up_if_few(number);
@@ -112,7 +113,7 @@ impl<T> Window<T> {
 
     fn give_up_if_few(&mut self, number: u64) {
         let btree_map::Entry::Occupied(chunk) = self.chunks.entry(number) else { return };
-        if chunk.get().mask.count_ones() > FEW {
+        if chunk.get().taken > FEW {
             return;
         }
         let left = chunk.remove().slots.into_iter().enumerate();
