@@ -136,7 +136,7 @@ cases! {
         what_waits_can_be_let_go_after_a_restart: AfterAndDurable, those_that_wait_for_each_other_stay: After,
         what_waits_too_long_expires: After, what_the_ledger_forgot_is_waited_for: After,
         nobody_waits_where_the_group_does_not_want_it: After, each_group_does_its_own: After,
-        a_group_that_goes_back_waits_anew: After, who_waits_is_woken: AfterAndWakes,
+        a_group_that_goes_back_waits_anew: After, what_was_done_before_is_not_waited_for_once_it_left: After, who_waits_is_woken: AfterAndWakes,
         many_that_wait_do_not_hide_the_others: After, what_waits_is_not_removed: After,
         what_waits_stands_in_its_line_as_a_failed_one: AfterAndOrder,
     }

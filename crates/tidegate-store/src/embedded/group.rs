@@ -459,6 +459,10 @@ impl GroupInner {
         for seq in gone {
             self.finish(seq);
         }
+        if self.again.is_some() && dropped > 0 {
+            // What nobody had looked at has no name yet.
+            self.wake_all_waiters();
+        }
         self.counts.dropped += dropped;
         dropped
     }
@@ -480,6 +484,10 @@ impl GroupInner {
 
     fn forget(&mut self, seq: u64, entry: &Entry) {
         self.leave(seq, entry.state, entry.key);
+        if self.again.is_some() {
+            // It was done before the group went back: however it left, nobody waits for it any longer.
+            self.wake_waiters(entry.fingerprint);
+        }
         self.leave_busy(entry.fingerprint, seq);
         self.release_key(seq, entry.key);
     }

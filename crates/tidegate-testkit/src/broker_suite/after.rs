@@ -9,13 +9,15 @@ use tidegate_core::{
     fault::{Failure, FaultClass},
     order::OrderBy,
     store::{
-        Broker as _, DeadAction, DeadQuery, DeadStepStatus, GroupSpec, Ledger as _, OnFailure, Unblock, UnblockHow,
+        Broker as _, DeadAction, DeadQuery, DeadStepStatus, GroupSpec, Ledger as _, OnFailure, StreamSpec, Unblock,
+        UnblockHow,
     },
     whereabouts::Place,
 };
 
 use super::case::{
-    Case, DONE, GROUP, LEASE, REPROCESS, SOURCE, STREAM, bury, event, group_name, group_spec, ids, keyed,
+    Case, DONE, GROUP, LEASE, REPROCESS, SOURCE, STREAM, bury, event, group_name, group_spec, ids, keyed, stream_name,
+    stream_spec,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -371,6 +373,33 @@ pub(super) async fn a_group_that_goes_back_waits_anew(case: Case) {
     assert_eq!(blocked(&case).await, ["b: a", "c: never"], "what is done once more is waited for once more");
     case.done(&lent).await;
     claim(&case, &["b"]).await;
+}
+
+/// It was done once: that it dies, expires or is dropped the next time holds nobody back for ever.
+pub(super) async fn what_was_done_before_is_not_waited_for_once_it_left(case: Case) {
+    case.declare_stream(&StreamSpec { max_backlog: Some(6), ..stream_spec(STREAM) }).await;
+    case.declare_group(&spec()).await;
+    let expires = event("late").with_extension(EXPIRY_TIME, case.now().plus(MINUTE).to_string());
+    let events = vec![event("x"), waiting("b", "a"), waiting("c", "late"), event("a"), expires, waiting("d", "x")];
+    let positions = case.publish(events).await;
+    let lent = claim(&case, &["x", "a", "late"]).await;
+    case.done(&lent).await;
+    let lent = claim(&case, &["b", "c", "d"]).await;
+    case.done(&lent).await;
+    case.advance(MINUTE * 2);
+    case.store.seek(&group_name(GROUP), positions[0], true).await.unwrap();
+    let lent = case.claim(2).await;
+    assert_eq!(ids(&lent), ["x", "a"]);
+    case.settle(&lent[0], case.retry(&lent[0], MINUTE)).await;
+    assert_eq!(blocked(&case).await[0], "b: a");
+    case.settle(&lent[1], bury("broken")).await;
+    let mut lent = [case.claim(10).await, case.claim(10).await].concat();
+    lent.sort_by_key(|one| one.position);
+    assert_eq!(ids(&lent), ["b", "c"], "one is buried, the other has expired");
+    case.done(&lent).await;
+    assert_eq!(blocked(&case).await, ["d: x"]);
+    assert_eq!(case.store.shed(&stream_name(STREAM), 5).await.unwrap(), 1);
+    claim(&case, &["d"]).await;
 }
 
 pub(super) async fn who_waits_is_woken(case: Case) {

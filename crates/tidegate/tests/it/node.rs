@@ -61,6 +61,8 @@ pub(crate) fn tidegate(args: &[&str]) -> Output {
 fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
     command.env_remove("TIDEGATE_URL").env_remove("TIDEGATE_TOKEN").env_remove("TIDEGATE_LOG").stdin(Stdio::null());
+    // Where a configuration names no data directory, it lies where the program runs.
+    command.current_dir(env!("CARGO_TARGET_TMPDIR"));
     command.env("PARTNER_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw");
     command
 }

@@ -84,6 +84,17 @@ BEGIN
   PERFORM tg_line_up(p_gid, v_ns);
 END $$;
 
+-- Looks anew at everything that waits for other events.
+CREATE FUNCTION tg_look_anew(p_gid int) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+  v_ns bigint[];
+BEGIN
+  DELETE FROM waits WHERE gid = p_gid;
+  WITH woken AS (UPDATE deliveries SET st = 'r', t = NULL WHERE gid = p_gid AND st = 'w' RETURNING n)
+  SELECT array_agg(n) INTO v_ns FROM woken;
+  PERFORM tg_line_up(p_gid, v_ns);
+END $$;
+
 -- Those of the events that one waits for that are not done in a group.
 CREATE FUNCTION tg_unmet(g groups, p_waits bytea, p_now bigint) RETURNS SETOF bytea LANGUAGE sql STABLE AS $$
   SELECT DISTINCT substring(p_waits FROM j * 16 + 1 FOR 16) FROM generate_series(0, octet_length(p_waits) / 16 - 1) j

@@ -73,7 +73,6 @@ DECLARE
   g groups;
   s streams;
   v_from bigint;
-  v_ns bigint[];
 BEGIN
   SELECT * INTO g FROM groups WHERE name = p_name FOR UPDATE;
   SELECT * INTO s FROM streams WHERE id = p_sid FOR UPDATE;
@@ -103,10 +102,7 @@ BEGIN
       st = CASE WHEN st = 'b' THEN 'r' ELSE st END WHERE gid = g.id;
   END IF;
   IF NOT p_after OR p_led IS NULL THEN
-    DELETE FROM waits WHERE gid = g.id;
-    WITH woken AS (UPDATE deliveries SET st = 'r', t = NULL WHERE gid = g.id AND st = 'w' RETURNING n)
-    SELECT array_agg(n) INTO v_ns FROM woken;
-    PERFORM tg_line_up(g.id, v_ns);
+    PERFORM tg_look_anew(g.id);
   END IF;
   IF g.step IS DISTINCT FROM p_step THEN
     UPDATE deliveries d SET rank = CASE WHEN p_step IS NULL THEN 0 ELSE greatest(e.at, e.due) - p_step * e.urgency END

@@ -42,7 +42,7 @@ BEGIN
   END LOOP;
   FOR r IN
     WITH gone AS MATERIALIZED (
-      SELECT u.*, d.k, d.held AS had, d.f, d.hist, g.sid, g.led, g.after
+      SELECT u.*, d.k, d.held AS had, d.f, d.hist, g.sid, g.led, g.after, g.again_n
       FROM unnest(p_gid, p_n, p_kind, v_held, p_line, p_dead, p_class, p_message, p_signature, p_config)
         WITH ORDINALITY u(gid, n, kind, held, line, dead, class, message, signature, config, i)
       JOIN deliveries d ON d.gid = u.gid AND d.n = u.n JOIN groups g ON g.id = u.gid
@@ -70,7 +70,8 @@ BEGIN
     )
     SELECT gid, count(*) FILTER (WHERE kind IN ('D', 'S')) AS done, count(*) FILTER (WHERE kind = 'S') AS skipped,
       count(*) FILTER (WHERE kind = 'B') AS dead, array_agg(DISTINCT k) FILTER (WHERE had) AS keys,
-      array_agg(DISTINCT f) FILTER (WHERE after AND led IS NOT NULL AND kind IN ('D', 'S')) AS fs
+      -- What was done before the group went back is not waited for any longer, however it leaves.
+      array_agg(DISTINCT f) FILTER (WHERE after AND led IS NOT NULL AND (kind IN ('D', 'S') OR again_n IS NOT NULL)) AS fs
     FROM gone GROUP BY gid
   LOOP
     UPDATE groups g SET done = g.done + r.done, skip = g.skip + r.skipped, dead = g.dead + r.dead WHERE g.id = r.gid;

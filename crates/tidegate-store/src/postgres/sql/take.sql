@@ -68,6 +68,7 @@ DECLARE
   v_foreign bigint;
   v_lost bigint;
   v_cur bigint;
+  v_fs bytea[];
 BEGIN
   WITH c AS MATERIALIZED (
     SELECT u.i, u.n, coalesce(d.k, u.k) AS k, d.n IS NULL AS is_new, coalesce(d.a, 0) AS a, coalesce(d.held, false) AS held,
@@ -151,14 +152,17 @@ BEGIN
   SELECT array_agg(n ORDER BY i) FILTER (WHERE lends AND NOT twin), coalesce(sum(size) FILTER (WHERE lends AND NOT twin), 0),
     count(*) FILTER (WHERE class = 'K'), count(*) FILTER (WHERE class = 'E'), count(*),
     array_agg(k) FILTER (WHERE held AND (class IN ('F', 'K', 'E', 'X', 'D') OR (class = 'W' AND NOT g.block))),
-    count(*) FILTER (WHERE class = 'F'), count(*) FILTER (WHERE class = 'X'), max(n) FILTER (WHERE is_new)
-  INTO o_lent, o_size, o_dup, o_exp, o_seen, v_keys, v_foreign, v_lost, v_cur FROM fin;
+    count(*) FILTER (WHERE class = 'F'), count(*) FILTER (WHERE class = 'X'), max(n) FILTER (WHERE is_new),
+    array_agg(f) FILTER (WHERE class IN ('F', 'K', 'E', 'X'))
+  INTO o_lent, o_size, o_dup, o_exp, o_seen, v_keys, v_foreign, v_lost, v_cur, v_fs FROM fin;
   g.cur := greatest(g.cur, v_cur);
   g.done := g.done + v_foreign + o_dup;
   g.dup := g.dup + v_foreign + o_dup;
   g.exp := g.exp + o_exp;
   g.dropped := g.dropped + v_lost;
   PERFORM tg_release(g.id, v_keys);
+  -- What was done before the group went back is not waited for any longer, however it leaves.
+  IF g.after AND g.again_n IS NOT NULL AND v_fs IS NOT NULL THEN PERFORM tg_met(g.id, v_fs); END IF;
 END $$;
 
 -- Lends. `p_ns` and `p_keys` are what was shown of a group with order keys; `p_reach` is a position up to which it looks in
