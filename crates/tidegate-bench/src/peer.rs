@@ -62,8 +62,7 @@ impl Serve {
         let router = match &self {
             Self::Bare { .. } => Router::new().fallback(post(bare)),
             Self::Proxy { to, .. } => {
-                // Fails when a provider is installed already, which is the same one.
-                drop(rustls::crypto::ring::default_provider().install_default());
+                tidegate_tls::install();
                 let client = reqwest::Client::builder().no_proxy().tcp_nodelay(true).build()?;
                 Router::new().fallback(post(forward)).with_state((client, format!("http://{to}/hook")))
             }

@@ -22,6 +22,7 @@ mod secret;
 mod switch;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod tree;
 
 pub use self::{
@@ -35,4 +36,5 @@ pub use self::{
     reference::{Environment, NoReferences},
     secret::Secret,
     switch::Switch,
+    tls::Tls,
 };

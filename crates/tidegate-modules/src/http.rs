@@ -57,8 +57,7 @@ impl HttpClient {
     ///
     /// A machine without certificates of authorities can still call `http` URLs; calls to `https` URLs then fail.
     pub fn open() -> Result<Self> {
-        // Fails when a provider is installed already, which is the same one.
-        drop(rustls::crypto::ring::default_provider().install_default());
+        tidegate_tls::install();
         let client = builder().build().or_else(|error| {
             tracing::warn!(
                 "no https target can be verified; is the package ca-certificates installed? {}",

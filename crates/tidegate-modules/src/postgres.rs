@@ -4,6 +4,7 @@
 
 use std::{
     error::Error as _,
+    fmt,
     future::poll_fn,
     pin::pin,
     sync::Arc,
@@ -12,14 +13,14 @@ use std::{
 };
 
 use tidegate_core::{
-    config::Secret,
-    fault::{Failure, Fault, FaultClass, FaultKind, Origin, Retry},
+    config::{Secret, Spot, Tls},
+    fault::{Failure, Fault, FaultClass, FaultKind, Origin, Result, Retry},
     guard::Guard,
     names::TargetName,
 };
+use tidegate_tls::postgres::{Address, Connector};
 use tokio_postgres::{
-    AsyncMessage, Client, Config, Error, NoTls, Row, Statement,
-    config::SslMode,
+    AsyncMessage, Client, Config, Error, Row, Statement,
     error::SqlState,
     types::{ToSql, Type},
 };
@@ -59,23 +60,43 @@ impl Calls {
     }
 }
 
-/// Reads an address; an error does not repeat it.
-pub(crate) fn address(url: &Secret, program: &str) -> Result<Config, String> {
-    let mut config: Config = url.expose().parse().map_err(|_| {
-        "is no address of a PostgreSQL database such as postgres://user:password@host:5432/database".to_owned()
-    })?;
-    if config.get_ssl_mode() == SslMode::Require {
-        return Err("asks for TLS, which this program does not speak yet: connect over a tunnel".to_owned());
+/// A database that can be connected to.
+#[derive(Clone)]
+pub(crate) struct Database {
+    config: Config,
+    connector: Connector,
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The address may hold a password.
+        f.write_str("Database")
     }
-    if config.get_hosts().is_empty() {
-        return Err("names no host".to_owned());
+}
+
+impl Database {
+    /// Reads an address and what connects to it; an error does not repeat the address.
+    pub(crate) fn new(url: &Secret, tls: &Tls, program: &str) -> Result<Self> {
+        let address = Address::read(url.expose()).map_err(|why| Fault::invalid(format!("url {why}")))?;
+        let connector = address.connector(tls)?;
+        let mut config = address.config;
+        config.keepalives_idle(Duration::from_secs(15));
+        if config.get_application_name().is_none() {
+            config.application_name(program);
+        }
+        Ok(Self { config, connector })
     }
-    config.ssl_mode(SslMode::Disable);
-    config.keepalives_idle(Duration::from_secs(15));
-    if config.get_application_name().is_none() {
-        config.application_name(program);
+
+    /// Checks `url` and `tls` of the part of a configuration that names a database.
+    pub(crate) fn check(url: &Secret, tls: &Tls, here: &Spot<'_>) {
+        match Address::read(url.expose()) {
+            Err(why) => here.at("url").error(why),
+            Ok(address) => here.at("tls").require(address.is_safe || tls.is_unset(), || {
+                "is for a connection over TLS: put sslmode=verify-full into the url".to_owned()
+            }),
+        }
+        tidegate_tls::check(tls, &here.at("tls"));
     }
-    Ok(config)
 }
 
 /// What the connection has heard.
@@ -105,10 +126,11 @@ impl Wire {
 
 impl Link {
     /// Connects. Whatever the server of the session keeps for a connection that is silent for long is set here.
-    pub(crate) async fn open(config: &Config, guard: Calls) -> Result<Self, Failure> {
+    pub(crate) async fn open(database: &Database, guard: Calls) -> Result<Self, Failure> {
         let timeout = guard.timeout();
         let open = async {
-            let (client, mut connection) = config.connect(NoTls).await.map_err(|error| failure("connect", &error))?;
+            let opened = database.config.connect(database.connector.clone()).await;
+            let (client, mut connection) = opened.map_err(|error| failure("connect", &error))?;
             let poll = Box::new(move |cx: &mut Context<'_>| connection.poll_message(cx));
             Ok((client, Wire { poll, has_news: false, lost: None }))
         };

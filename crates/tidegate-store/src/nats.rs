@@ -30,6 +30,7 @@ use std::{
 use parking_lot::Mutex;
 use tidegate_core::{
     clock::{Clock, Timestamp},
+    config::Tls,
     fault::{Fault, Origin, Result},
     names::{GroupName, StreamName},
     notice::{Notice, Notices},
@@ -58,6 +59,8 @@ pub struct NatsOptions {
     pub user: Option<String>,
     /// Password of the user; without a user, a token.
     pub password: Option<String>,
+    /// Whom to trust over TLS.
+    pub tls: Tls,
     /// Name of this node: a process that opens the store under the same name takes over from the one before it.
     pub node: String,
     /// First words of all subjects, and the name of the JetStream stream.
@@ -90,6 +93,7 @@ impl NatsOptions {
             url: url.into(),
             user: None,
             password: None,
+            tls: Tls::default(),
             node: "tidegate".to_owned(),
             prefix: "tidegate".to_owned(),
             replicas: 1,

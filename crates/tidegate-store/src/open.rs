@@ -4,6 +4,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use tidegate_core::{
     clock::Clock,
+    config::Tls,
     fault::{Fault, Result},
     notice::Notices,
     store::Store,
@@ -16,14 +17,14 @@ use crate::{
 
 /// Names of the engines that [`open`] knows.
 pub const ENGINES: [&str; 2] = ["embedded", "memory"];
-/// How the address of a Redis server begins.
-pub const REDIS: &str = "redis://";
+/// How the address of a Redis server begins; the second word asks for TLS.
+pub const REDIS: [&str; 2] = ["redis://", "rediss://"];
 
 /// How the address of a PostgreSQL server begins; the second word is as good.
 pub const POSTGRES: [&str; 2] = ["postgres://", "postgresql://"];
 
-/// How the address of a NATS server begins.
-pub const NATS: &str = "nats://";
+/// How the address of a NATS server begins; the second word asks for TLS.
+pub const NATS: [&str; 2] = ["nats://", "tls://"];
 
 /// What is said of an address of a NATS server when its engine is not there.
 pub const NATS_LEFT_OUT: &str = "this program was built without the engine nats (feature \"nats\")";
@@ -62,6 +63,8 @@ pub struct RedisSettings {
     pub user: Option<String>,
     /// Password.
     pub password: Option<Password>,
+    /// Whom to trust over TLS.
+    pub tls: Tls,
     /// Put before the names of all keys.
     pub prefix: String,
     /// Longest time that one answer may take.
@@ -77,6 +80,7 @@ impl Default for RedisSettings {
         Self {
             user: None,
             password: None,
+            tls: Tls::default(),
             prefix: String::new(),
             timeout: Duration::from_secs(10),
             poll: Duration::from_millis(250),
@@ -92,6 +96,8 @@ pub struct PostgresSettings {
     pub user: Option<String>,
     /// Password.
     pub password: Option<Password>,
+    /// Whom to trust over TLS.
+    pub tls: Tls,
     /// Schema of tables and functions.
     pub schema: String,
     /// Longest time that one answer may take.
@@ -107,6 +113,7 @@ impl Default for PostgresSettings {
         Self {
             user: None,
             password: None,
+            tls: Tls::default(),
             schema: "tidegate".to_owned(),
             timeout: Duration::from_secs(10),
             poll: Duration::from_secs(1),
@@ -122,6 +129,8 @@ pub struct NatsSettings {
     pub user: Option<String>,
     /// Password of the user; without a user, a token.
     pub password: Option<Password>,
+    /// Whom to trust over TLS.
+    pub tls: Tls,
     /// First words of all subjects.
     pub prefix: String,
     /// Servers that keep the log, when it is made.
@@ -137,6 +146,7 @@ impl Default for NatsSettings {
         Self {
             user: None,
             password: None,
+            tls: Tls::default(),
             prefix: "tidegate".to_owned(),
             replicas: 1,
             timeout: Duration::from_secs(10),
@@ -187,24 +197,34 @@ fn open_with(engine: &str, options: EmbeddedOptions) -> Result<Arc<dyn Store>> {
 fn unknown(engine: &str) -> Fault {
     let all = ENGINES.join(", ");
     let note = format!(
-        "there is no engine {engine:?}; there are: {all}, {REDIS}host:port/db, postgres://host:port/database, {NATS}host:port"
+        "there is no engine {engine:?}; there are: {all}, redis://host:port/db, postgres://host:port/database, nats://host:port"
     );
     Fault::invalid(note)
 }
 
 /// Opens the engine that a configuration names.
 pub async fn open_engine(opening: Opening) -> Result<Arc<dyn Store>> {
-    if opening.engine.starts_with(REDIS) {
+    if is_redis(&opening.engine) {
         return open_redis(opening).await;
     }
     if is_postgres(&opening.engine) {
         return open_postgres(opening).await;
     }
-    if opening.engine.starts_with(NATS) {
+    if is_nats(&opening.engine) {
         return open_nats(opening).await;
     }
     let Opening { engine, data, disk_reserve, clock, notices, .. } = opening;
     open_with(&engine, EmbeddedOptions { clock, notices, disk_reserve, ..EmbeddedOptions::new(data) })
+}
+
+/// Tells whether an engine is the address of a Redis server.
+pub fn is_redis(engine: &str) -> bool {
+    REDIS.iter().any(|word| engine.starts_with(word))
+}
+
+/// Tells whether an engine is the address of a NATS server.
+pub fn is_nats(engine: &str) -> bool {
+    NATS.iter().any(|word| engine.starts_with(word))
 }
 
 /// Tells whether an engine is the address of a PostgreSQL server.
@@ -214,11 +234,11 @@ pub fn is_postgres(engine: &str) -> bool {
 
 /// Looks at the server of an engine without changing anything; none when the engine has no server.
 pub async fn look(opening: &Opening) -> Option<Look> {
-    if opening.engine.starts_with(REDIS) {
+    if is_redis(&opening.engine) {
         Some(look_at_redis(opening).await)
     } else if is_postgres(&opening.engine) {
         Some(look_at_postgres(opening).await)
-    } else if opening.engine.starts_with(NATS) {
+    } else if is_nats(&opening.engine) {
         Some(look_at_nats(opening).await)
     } else {
         None
@@ -227,11 +247,12 @@ pub async fn look(opening: &Opening) -> Option<Look> {
 
 #[cfg(feature = "redis")]
 fn redis_options(opening: &Opening) -> crate::redis::RedisOptions {
-    let RedisSettings { user, password, prefix, timeout, poll, takeover } = opening.redis.clone();
+    let RedisSettings { user, password, tls, prefix, timeout, poll, takeover } = opening.redis.clone();
     crate::redis::RedisOptions {
         url: opening.engine.clone(),
         user,
         password: password.map(|password| password.0),
+        tls,
         node: opening.node.clone(),
         prefix,
         timeout,
@@ -264,11 +285,12 @@ async fn look_at_redis(_: &Opening) -> Look {
 
 #[cfg(feature = "postgres")]
 fn postgres_options(opening: &Opening) -> crate::postgres::PostgresOptions {
-    let PostgresSettings { user, password, schema, timeout, poll, takeover } = opening.postgres.clone();
+    let PostgresSettings { user, password, tls, schema, timeout, poll, takeover } = opening.postgres.clone();
     crate::postgres::PostgresOptions {
         url: opening.engine.clone(),
         user,
         password: password.map(|password| password.0),
+        tls,
         node: opening.node.clone(),
         schema,
         timeout,
@@ -301,11 +323,12 @@ async fn look_at_postgres(_: &Opening) -> Look {
 
 #[cfg(feature = "nats")]
 fn nats_options(opening: &Opening) -> crate::nats::NatsOptions {
-    let NatsSettings { user, password, prefix, replicas, timeout, takeover } = opening.nats.clone();
+    let NatsSettings { user, password, tls, prefix, replicas, timeout, takeover } = opening.nats.clone();
     crate::nats::NatsOptions {
         url: opening.engine.clone(),
         user,
         password: password.map(|password| password.0),
+        tls,
         node: opening.node.clone(),
         prefix,
         replicas,

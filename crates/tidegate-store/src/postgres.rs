@@ -37,6 +37,7 @@ use std::{
 use parking_lot::{Mutex, RwLock};
 use tidegate_core::{
     clock::Clock,
+    config::Tls,
     event::FingerprintKey,
     fault::{Fault, Origin, Result},
     notice::{Notice, Notices},
@@ -64,6 +65,8 @@ pub struct PostgresOptions {
     pub user: Option<String>,
     /// Password.
     pub password: Option<String>,
+    /// Whom to trust over TLS.
+    pub tls: Tls,
     /// Name of this node: a process that opens the store under the same name takes over what the one before it held.
     pub node: String,
     /// Schema of tables and functions.
@@ -97,6 +100,7 @@ impl PostgresOptions {
             url: url.into(),
             user: None,
             password: None,
+            tls: Tls::default(),
             node: "tidegate".to_owned(),
             schema: "tidegate".to_owned(),
             timeout: Duration::from_secs(10),

@@ -37,6 +37,7 @@ use std::{
 use parking_lot::{Mutex, RwLock};
 use tidegate_core::{
     clock::Clock,
+    config::Tls,
     event::FingerprintKey,
     fault::{Fault, Origin, Result},
     notice::{Notice, Notices},
@@ -69,6 +70,8 @@ pub struct RedisOptions {
     pub user: Option<String>,
     /// Password.
     pub password: Option<String>,
+    /// Whom to trust over TLS.
+    pub tls: Tls,
     /// Name of this node: a process that opens the store under the same name takes over what the one before it held.
     pub node: String,
     /// Put before the names of all keys.
@@ -99,6 +102,7 @@ impl RedisOptions {
             url: url.into(),
             user: None,
             password: None,
+            tls: Tls::default(),
             node: "tidegate".to_owned(),
             prefix: String::new(),
             timeout: Duration::from_secs(10),

@@ -3,6 +3,7 @@
 //! Nothing of the product depends on this crate.
 #![allow(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
 
+pub mod authority;
 pub mod broker_suite;
 pub mod hooked;
 pub mod nats_server;
@@ -14,6 +15,7 @@ mod server_process;
 pub mod sim_disk;
 
 pub use self::{
+    authority::{Authority, Papers},
     hooked::{Hooked, Hooks, Verb},
     nats_server::NatsServer,
     postgres_server::PostgresServer,

@@ -7,13 +7,17 @@ use std::process::Command;
 
 use rustix::process::Signal;
 
-use crate::server_process::{ServerProcess, on_a_free_port};
+use crate::{
+    authority::Authority,
+    server_process::{ServerProcess, on_a_free_port},
+};
 
 /// A running server, or one that is about to run again.
 #[derive(Debug)]
 pub struct NatsServer {
     dir: tempfile::TempDir,
     port: u16,
+    is_safe: bool,
     running: Option<ServerProcess>,
 }
 
@@ -21,17 +25,27 @@ impl NatsServer {
     /// Starts a server.
     pub fn start() -> Self {
         let dir = tempfile::tempdir().expect("a scratch folder");
-        let mut server = Self { dir, port: 0, running: None };
+        Self { dir, port: 0, is_safe: false, running: None }.started()
+    }
+
+    /// Starts a server that is spoken to over TLS only, and asks its clients for a certificate of the same authority.
+    pub fn start_safe(authority: &Authority) -> Self {
+        let dir = tempfile::tempdir().expect("a scratch folder");
+        authority.settle(dir.path());
+        Self { dir, port: 0, is_safe: true, running: None }.started()
+    }
+
+    fn started(mut self) -> Self {
         on_a_free_port(|port| {
-            server.port = port;
-            server.run()
+            self.port = port;
+            self.run()
         });
-        server
+        self
     }
 
     /// Address over TCP.
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
+        format!("{}://127.0.0.1:{}", if self.is_safe { "tls" } else { "nats" }, self.port)
     }
 
     /// Port on the loopback address.
@@ -83,6 +97,12 @@ impl NatsServer {
         let mut command = Command::new("nats-server");
         command.args(["--addr", "127.0.0.1", "--port", &self.port.to_string(), "--jetstream", "--store_dir"]);
         command.arg(self.dir.path());
+        if self.is_safe {
+            for (option, file) in [("--tlscert", "server.pem"), ("--tlskey", "server.key"), ("--tlscacert", "ca.pem")] {
+                command.arg(option).arg(self.dir.path().join(file));
+            }
+            command.args(["--tls", "--tlsverify"]);
+        }
         let missing = "nats-server is installed: apt-get install nats-server";
         self.running = ServerProcess::run(command, "Server is ready", missing);
         self.running.is_some()

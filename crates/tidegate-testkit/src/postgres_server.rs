@@ -11,7 +11,10 @@ use std::{
 
 use rustix::process::{Signal, getuid};
 
-use crate::server_process::{ServerProcess, on_a_free_port};
+use crate::{
+    authority::Authority,
+    server_process::{ServerProcess, on_a_free_port},
+};
 
 /// The user as whom the server runs when the test runs as root, which the server refuses.
 const USER: &str = "postgres";
@@ -22,6 +25,7 @@ pub struct PostgresServer {
     dir: tempfile::TempDir,
     port: u16,
     settings: Vec<String>,
+    is_safe: bool,
     running: Option<ServerProcess>,
 }
 
@@ -31,18 +35,52 @@ impl PostgresServer {
         let dir = tempfile::tempdir().expect("a scratch folder");
         give_away(dir.path());
         let settings = settings.iter().map(|text| (*text).to_owned()).collect();
-        let mut server = Self { dir, port: 0, settings, running: None };
+        let server = Self { dir, port: 0, settings, is_safe: false, running: None };
         server.make();
+        server.started()
+    }
+
+    /// Starts a server that is spoken to over TLS only, and asks its clients for a certificate of the same authority.
+    pub fn start_safe(authority: &Authority) -> Self {
+        let dir = tempfile::tempdir().expect("a scratch folder");
+        authority.settle(dir.path());
+        for file in ["server.key", "server.pem", "ca.pem"] {
+            if let Some((user, group)) = other_user() {
+                chown(dir.path().join(file), Some(user), Some(group)).expect("the file is given to the server's user");
+            }
+        }
+        give_away(dir.path());
+        let file = |name: &str| dir.path().join(name).display().to_string();
+        let settings = vec![
+            "ssl=on".to_owned(),
+            format!("ssl_cert_file={}", file("server.pem")),
+            format!("ssl_key_file={}", file("server.key")),
+            format!("ssl_ca_file={}", file("ca.pem")),
+        ];
+        let server = Self { dir, port: 0, settings, is_safe: true, running: None };
+        server.make();
+        let rules = "local all all trust\nhostssl all all 127.0.0.1/32 trust clientcert=verify-ca\n";
+        fs::write(server.files().join("pg_hba.conf"), rules).expect("the rules are written");
+        server.started()
+    }
+
+    fn started(mut self) -> Self {
         on_a_free_port(|port| {
-            server.port = port;
-            server.run()
+            self.port = port;
+            self.run()
         });
-        server
+        self
     }
 
     /// Address over TCP.
     pub fn url(&self) -> String {
-        format!("postgres://tester@127.0.0.1:{}/postgres", self.port)
+        let safe = if self.is_safe { "?sslmode=verify-full" } else { "" };
+        format!("postgres://tester@127.0.0.1:{}/postgres{safe}", self.port)
+    }
+
+    /// Address of the socket in the scratch folder.
+    fn socket(&self) -> String {
+        format!("host={} port={} user=tester dbname=postgres", self.dir.path().display(), self.port)
     }
 
     /// Port on the loopback address.
@@ -91,7 +129,7 @@ impl PostgresServer {
     /// Runs SQL with `psql` and returns what it prints, without heads and alignment.
     pub fn psql(&self, sql: &str) -> String {
         let mut command = Command::new(program("psql"));
-        command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", &self.url(), "-c", sql]);
+        command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", &self.socket(), "-c", sql]);
         let output = command.stdin(Stdio::null()).output().expect("psql is installed: apt-get install postgresql");
         assert!(output.status.success(), "{sql}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).trim_end().to_owned()

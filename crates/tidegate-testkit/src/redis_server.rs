@@ -6,7 +6,10 @@ use std::process::Command;
 
 use rustix::process::Signal;
 
-use crate::server_process::{ServerProcess, on_a_free_port};
+use crate::{
+    authority::Authority,
+    server_process::{ServerProcess, on_a_free_port},
+};
 
 /// A running server, or one that is about to run again.
 #[derive(Debug)]
@@ -14,6 +17,7 @@ pub struct RedisServer {
     dir: tempfile::TempDir,
     port: u16,
     settings: Vec<String>,
+    is_safe: bool,
     running: Option<ServerProcess>,
 }
 
@@ -22,17 +26,32 @@ impl RedisServer {
     pub fn start(settings: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a scratch folder");
         let settings = settings.iter().map(|text| (*text).to_owned()).collect();
-        let mut server = Self { dir, port: 0, settings, running: None };
+        Self { dir, port: 0, settings, is_safe: false, running: None }.started()
+    }
+
+    /// Starts a server that is spoken to over TLS only, and asks its clients for a certificate of the same authority.
+    pub fn start_safe(authority: &Authority) -> Self {
+        let dir = tempfile::tempdir().expect("a scratch folder");
+        authority.settle(dir.path());
+        let file = |name: &str| dir.path().join(name).display().to_string();
+        let settings = vec![
+            format!("--tls-cert-file {} --tls-key-file {}", file("server.pem"), file("server.key")),
+            format!("--tls-ca-cert-file {} --tls-auth-clients yes", file("ca.pem")),
+        ];
+        Self { dir, port: 0, settings, is_safe: true, running: None }.started()
+    }
+
+    fn started(mut self) -> Self {
         on_a_free_port(|port| {
-            server.port = port;
-            server.run()
+            self.port = port;
+            self.run()
         });
-        server
+        self
     }
 
     /// Address over TCP.
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}/0", self.port)
+        format!("redis{}://127.0.0.1:{}/0", if self.is_safe { "s" } else { "" }, self.port)
     }
 
     /// Address of the socket in the scratch folder.
@@ -82,7 +101,18 @@ impl RedisServer {
     fn run(&mut self) -> bool {
         let mut command = Command::new("redis-server");
         let (dir, port) = (self.dir.path(), self.port.to_string());
-        command.args(["--bind", "127.0.0.1", "--port", &port, "--loglevel", "notice", "--unixsocket"]);
+        let (plain, safe) = if self.is_safe { ("0", &*port) } else { (&*port, "0") };
+        command.args([
+            "--bind",
+            "127.0.0.1",
+            "--port",
+            plain,
+            "--tls-port",
+            safe,
+            "--loglevel",
+            "notice",
+            "--unixsocket",
+        ]);
         command.arg(dir.join("socket")).arg("--dir").arg(dir);
         // The last setting of a name counts.
         command.args(["--save", "", "--appendonly", "no"]).args(self.settings.iter().flat_map(|text| text.split(' ')));

@@ -71,8 +71,7 @@ impl Node {
         let Some(url) = parsed else {
             return Err(Failed::usage(format!("--url {url:?} is not a URL such as http://127.0.0.1:7300")));
         };
-        // Fails when a provider is installed already, which is the same one.
-        drop(rustls::crypto::ring::default_provider().install_default());
+        tidegate_tls::install();
         let mut builder = reqwest::Client::builder()
             .user_agent(concat!("tidegate/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())

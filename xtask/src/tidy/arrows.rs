@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::Finding;
 
 /// What a crate may depend on, for its product code.
-const ALLOWED: [(&str, &[&str]); 11] = [
+const ALLOWED: [(&str, &[&str]); 12] = [
     (
         "tidegate",
         &[
@@ -17,14 +17,16 @@ const ALLOWED: [(&str, &[&str]); 11] = [
             "tidegate-store",
             "tidegate-engine",
             "tidegate-rules",
+            "tidegate-tls",
             "tidegate-core",
         ],
     ),
     ("tidegate-control", &["tidegate-engine", "tidegate-rules", "tidegate-core"]),
     ("tidegate-engine", &["tidegate-rules", "tidegate-core"]),
-    ("tidegate-modules", &["tidegate-rules", "tidegate-core"]),
+    ("tidegate-modules", &["tidegate-rules", "tidegate-tls", "tidegate-core"]),
     ("tidegate-rules", &["tidegate-core"]),
-    ("tidegate-store", &["tidegate-core"]),
+    ("tidegate-store", &["tidegate-tls", "tidegate-core"]),
+    ("tidegate-tls", &["tidegate-core"]),
     ("tidegate-testkit", &["tidegate-store", "tidegate-engine", "tidegate-core"]),
     ("tidegate-core", &[]),
     // What a program of a user would take.

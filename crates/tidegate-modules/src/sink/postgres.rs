@@ -27,7 +27,7 @@ use tidegate_core::{
     service::Context,
 };
 use tidegate_core::{
-    config::{Secret, Spot, Switch, Time},
+    config::{Secret, Spot, Switch, Time, Tls},
     fault::{Fault, Result},
     handler::Sink,
     names::TargetName,
@@ -37,7 +37,7 @@ pub use self::ledger::{Key, ddl};
 #[cfg(feature = "postgres")]
 use self::session::Session;
 #[cfg(feature = "postgres")]
-use crate::postgres::as_fault;
+use crate::postgres::{Database, as_fault};
 use crate::{
     registry::{ModuleKind, ModuleSpec, SinkParts, SinkSettings},
     sql::{TABLE, is_table},
@@ -61,9 +61,13 @@ const KEEP_MIN: Time = Time::from_secs(3600);
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PostgresSinkConfig {
-    /// Address of the database: `postgres://user:password@host:port/database`, or the keys of libpq. Without TLS: it must
-    /// be on this machine, in a network that you trust, or behind a tunnel; `sslmode=require` is refused.
+    /// Address of the database: `postgres://user:password@host:port/database`, or the keys of libpq. With
+    /// `sslmode=verify-full` (or `require`, which is the same here) the connection is over TLS and the server must prove its
+    /// name; without it, it is a plain one.
     pub url: Secret,
+    /// Whom to trust over TLS, and how the node shows who it is.
+    #[serde(default)]
+    pub tls: Tls,
     /// Target whose guard stands before the database; its `timeout` bounds the whole transaction.
     pub target: TargetName,
     /// One statement. `$1` is the event as `jsonb`, in the JSON format of CloudEvents: `$1->'data'->>'email'`,
@@ -93,9 +97,7 @@ impl SinkSettings for PostgresSinkConfig {
 
     fn check(&self, here: &Spot<'_>) {
         #[cfg(feature = "postgres")]
-        if let Err(why) = crate::postgres::address(&self.url, PROGRAM) {
-            here.at("url").error(why);
-        }
+        Database::check(&self.url, &self.tls, here);
         #[cfg(not(feature = "postgres"))]
         here.at("url").error(NOT_BUILT.to_owned());
         let statement = self.statement.trim();
@@ -132,7 +134,7 @@ const PROGRAM: &str = "tidegate sink";
 struct PostgresSink {
     group: ModuleName,
     config: PostgresSinkConfig,
-    address: tokio_postgres::Config,
+    database: Database,
     guard: Arc<Guard>,
     clock: Clock,
     /// Connections that nobody uses just now; there are never more than deliveries are handled at a time.
@@ -142,13 +144,12 @@ struct PostgresSink {
 #[cfg(feature = "postgres")]
 impl PostgresSink {
     fn new(config: &PostgresSinkConfig, parts: SinkParts) -> Result<Self> {
-        let address =
-            crate::postgres::address(&config.url, PROGRAM).map_err(|why| Fault::invalid(format!("url {why}")))?;
+        let database = Database::new(&config.url, &config.tls, PROGRAM)?;
         let guard = parts.guard.ok_or_else(|| Fault::bug(format!("no guard for target {}", config.target)))?;
         Ok(Self {
             group: parts.name,
             config: config.clone(),
-            address,
+            database,
             guard,
             clock: parts.clock,
             idle: Mutex::default(),
@@ -162,7 +163,7 @@ impl PostgresSink {
             None => {
                 let (group, timeout) = (self.group.as_str(), self.guard.policy().timeout);
                 // Rare and large: it must not weigh on each delivery.
-                Box::pin(Session::open(&self.address, &self.config, group, timeout, self.clock.clone())).await
+                Box::pin(Session::open(&self.database, &self.config, group, timeout, self.clock.clone())).await
             }
         }
     }

@@ -36,7 +36,7 @@ use tidegate_core::{
     source::{Feed, Source},
 };
 use tidegate_core::{
-    config::{Secret, Spot, Switch, Time},
+    config::{Secret, Spot, Switch, Time, Tls},
     event::{CORE_NAMES, PARTITION_KEY},
     fault::{Fault, Result},
     limits,
@@ -49,7 +49,7 @@ pub use self::survey::{FailedRow, Figures, Finding, Survey};
 pub use self::table::Columns;
 use self::table::Table;
 #[cfg(feature = "postgres")]
-use crate::postgres::{Calls, Link, as_fault};
+use crate::postgres::{Calls, Database, Link, as_fault};
 use crate::{
     registry::{ModuleKind, ModuleSpec, OpenSource, SourceParts, SourceSettings},
     sql::{NAME, TABLE, is_name, is_table},
@@ -81,9 +81,13 @@ const DEDUPE_MIN: Time = Time::from_secs(3600);
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OutboxConfig {
-    /// Address of the database: `postgres://user:password@host:port/database`, or the keys of libpq. Without TLS: it must
-    /// be on this machine, in a network that you trust, or behind a tunnel; `sslmode=require` is refused.
+    /// Address of the database: `postgres://user:password@host:port/database`, or the keys of libpq. With
+    /// `sslmode=verify-full` (or `require`, which is the same here) the connection is over TLS and the server must prove its
+    /// name; without it, it is a plain one.
     pub url: Secret,
+    /// Whom to trust over TLS, and how the node shows who it is.
+    #[serde(default)]
+    pub tls: Tls,
     /// Target whose guard stands before the database; its `timeout` bounds every query.
     pub target: TargetName,
     /// Table, with its schema when it is not on the search path of the role.
@@ -209,17 +213,9 @@ impl OutboxConfig {
 
     fn check_url(&self, here: &Spot<'_>) {
         #[cfg(feature = "postgres")]
-        if let Err(why) = self.address() {
-            here.error(why);
-        }
+        Database::check(&self.url, &self.tls, here);
         #[cfg(not(feature = "postgres"))]
-        here.error(NOT_BUILT.to_owned());
-    }
-
-    /// Reads the address; an error does not repeat it.
-    #[cfg(feature = "postgres")]
-    fn address(&self) -> Result<tokio_postgres::Config, String> {
-        crate::postgres::address(&self.url, "tidegate outbox")
+        here.at("url").error(NOT_BUILT.to_owned());
     }
 }
 
@@ -244,7 +240,7 @@ impl SourceSettings for OutboxConfig {
     }
 
     fn check(&self, here: &Spot<'_>) {
-        self.check_url(&here.at("url"));
+        self.check_url(here);
         here.at("table").require(is_table(&self.table), || TABLE.to_owned());
         self.columns.check(&here.at("columns"));
         self.check_attributes(&here.at("attributes"));
@@ -287,7 +283,7 @@ pub async fn survey(config: &OutboxConfig, parts: SourceParts) -> Result<Survey>
 #[derive(Debug)]
 pub(super) struct PostgresOutbox {
     config: OutboxConfig,
-    address: tokio_postgres::Config,
+    database: Database,
     guard: Arc<Guard>,
     shown: Mutex<Shown>,
 }
@@ -308,14 +304,14 @@ struct Shown {
 #[cfg(feature = "postgres")]
 impl PostgresOutbox {
     pub(super) fn new(config: OutboxConfig, parts: SourceParts) -> Result<Self> {
-        let address = config.address().map_err(|why| Fault::invalid(format!("url {why}")))?;
+        let database = Database::new(&config.url, &config.tls, "tidegate outbox")?;
         let guard = parts.guard.ok_or_else(|| Fault::bug("postgres_outbox was opened without a guard"))?;
         let shown = Shown { state: "not started".to_owned(), ..Shown::default() };
-        Ok(Self { config, address, guard, shown: Mutex::new(shown) })
+        Ok(Self { config, database, guard, shown: Mutex::new(shown) })
     }
 
     async fn link(&self) -> Result<Link, Failure> {
-        Link::open(&self.address, Calls::Guarded(self.guard.clone())).await
+        Link::open(&self.database, Calls::Guarded(self.guard.clone())).await
     }
 
     async fn opened(&self) -> Result<Link> {

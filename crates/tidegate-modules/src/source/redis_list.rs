@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tidegate_core::{
     clock::Timestamp,
-    config::{Secret, Spot, Time},
+    config::{Secret, Spot, Time, Tls},
     event::{Data, Event},
     fault::{Failure, Fault, FaultClass, Origin, Result},
     guard::Guard,
@@ -20,8 +20,9 @@ use tidegate_core::{
     service::Context,
     source::{Feed, Source},
 };
+use tidegate_tls::Connector;
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader},
     net::TcpStream,
 };
 
@@ -49,9 +50,12 @@ const TOLD: &str = "told";
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RedisListConfig {
-    /// Address of the server: `redis://host:port/db`, with `user:password@` before the host when it asks for that. Without
-    /// TLS.
+    /// Address of the server: `redis://host:port/db`, with `user:password@` before the host when it asks for that;
+    /// `rediss://` for a connection over TLS.
     pub url: Secret,
+    /// Whom to trust over TLS, and how the node shows who it is.
+    #[serde(default)]
+    pub tls: Tls,
     /// Target whose guard stands before the server; its `timeout` bounds every look.
     pub target: TargetName,
     /// Key of the list.
@@ -81,6 +85,7 @@ fn at_once() -> Time {
 struct Address {
     /// Host and port.
     host: String,
+    is_safe: bool,
     user: Option<String>,
     password: Option<String>,
     db: u32,
@@ -90,7 +95,12 @@ impl RedisListConfig {
     /// Reads the address; an error does not repeat it.
     fn address(&self) -> Result<Address, &'static str> {
         const WRONG: &str = "is no address of a Redis server such as redis://user:password@host:6379/0";
-        let rest = self.url.expose().strip_prefix("redis://").ok_or(WRONG)?;
+        let (scheme, rest) = self.url.expose().split_once("://").ok_or(WRONG)?;
+        let is_safe = match scheme {
+            "redis" => false,
+            "rediss" => true,
+            _ => return Err(WRONG),
+        };
         let (login, rest) = rest.rsplit_once('@').map_or((None, rest), |(login, rest)| (Some(login), rest));
         let (host, db) = rest.split_once('/').unwrap_or((rest, ""));
         let db = if db.is_empty() { 0 } else { db.parse().map_err(|_| WRONG)? };
@@ -109,7 +119,7 @@ impl RedisListConfig {
                 (Some(user.to_owned()).filter(|user| !user.is_empty()), Some(password.to_owned()))
             }
         };
-        Ok(Address { host, user, password, db })
+        Ok(Address { host, is_safe, user, password, db })
     }
 }
 
@@ -123,9 +133,13 @@ impl SourceSettings for RedisListConfig {
     }
 
     fn check(&self, here: &Spot<'_>) {
-        if let Err(why) = self.address() {
-            here.at("url").error(why.to_owned());
+        match self.address() {
+            Err(why) => here.at("url").error(why.to_owned()),
+            Ok(address) => here.at("tls").require(address.is_safe || self.tls.is_unset(), || {
+                "is for an url that begins with rediss://".to_owned()
+            }),
         }
+        tidegate_tls::check(&self.tls, &here.at("tls"));
         let fits = !self.key.is_empty() && self.key.len() <= limits::ATTRIBUTE_BYTES_MAX;
         here.at("key").require(fits, || format!("must be 1 to {} bytes", limits::ATTRIBUTE_BYTES_MAX));
         here.at("every").require(self.every >= EVERY_MIN, || format!("must be at least {EVERY_MIN}"));
@@ -134,7 +148,9 @@ impl SourceSettings for RedisListConfig {
     fn open(&self, parts: SourceParts) -> Result<OpenSource> {
         let address = self.address().map_err(|why| Fault::invalid(format!("url {why}")))?;
         let guard = parts.guard.ok_or_else(|| Fault::bug("redis_list was opened without a guard"))?;
-        Ok(OpenSource::Runs(Arc::new(RedisList { config: self.clone(), address, guard, seen: Mutex::default() })))
+        let safe = address.is_safe.then(|| Connector::new(&self.tls)).transpose()?;
+        let list = RedisList { config: self.clone(), address, safe, guard, seen: Mutex::default() };
+        Ok(OpenSource::Runs(Arc::new(list)))
     }
 }
 
@@ -143,6 +159,8 @@ impl SourceSettings for RedisListConfig {
 struct RedisList {
     config: RedisListConfig,
     address: Address,
+    /// What makes connections safe, when they must be.
+    safe: Option<Connector>,
     guard: Arc<Guard>,
     seen: Mutex<Seen>,
 }
@@ -180,6 +198,23 @@ impl Told {
 }
 
 impl RedisList {
+    /// Sends the commands and reads an answer to each; returns that of the last.
+    async fn ask(&self, stream: impl AsyncRead + AsyncWrite + Unpin, words: &[Vec<&str>]) -> Result<u64, Failure> {
+        let host = &self.address.host;
+        let down = |what: String| Failure::new(FaultClass::DependencyDown, what);
+        let lost = |error: std::io::Error| down(format!("ask {host}: {error}"));
+        let mut stream = BufReader::new(stream);
+        let command: String = words.iter().map(|words| command(words)).collect();
+        stream.get_mut().write_all(command.as_bytes()).await.map_err(lost)?;
+        let mut depth = None;
+        for _ in words {
+            let mut line = String::new();
+            (&mut stream).take(ANSWER_BYTES_MAX).read_line(&mut line).await.map_err(lost)?;
+            depth = answer(line.trim_end(), &self.config.key)?;
+        }
+        depth.ok_or_else(|| down(format!("{host} does not speak as Redis")))
+    }
+
     async fn look(&self) -> Result<u64, Failure> {
         let mut words: Vec<Vec<&str>> = Vec::new();
         if let Some(password) = &self.address.password {
@@ -192,17 +227,10 @@ impl RedisList {
         let look = async {
             let host = &self.address.host;
             let stream = TcpStream::connect(host).await.map_err(|error| down(format!("connect to {host}: {error}")))?;
-            let lost = |error: std::io::Error| down(format!("ask {host}: {error}"));
-            let mut stream = BufReader::new(stream);
-            let command: String = words.iter().map(|words| command(words)).collect();
-            stream.get_mut().write_all(command.as_bytes()).await.map_err(lost)?;
-            let mut depth = None;
-            for _ in &words {
-                let mut line = String::new();
-                (&mut stream).take(ANSWER_BYTES_MAX).read_line(&mut line).await.map_err(lost)?;
-                depth = answer(line.trim_end(), &self.config.key)?;
-            }
-            depth.ok_or_else(|| down(format!("{host} does not speak as Redis")))
+            let Some(safe) = &self.safe else { return self.ask(stream, &words).await };
+            let name = host.rsplit_once(':').map_or(&**host, |(name, _)| name);
+            let stream = safe.connect(name, stream).await;
+            self.ask(stream.map_err(|error| down(format!("connect to {host} over TLS: {error}")))?, &words).await
         };
         self.guard.call(false, look).await
     }
@@ -311,12 +339,13 @@ mod tests {
     fn an_address_is_read_in_its_parts() {
         let of = |host: &str, user: Option<&str>, password: Option<&str>, db| {
             let own = |text: &str| text.to_owned();
-            Ok(Address { host: own(host), user: user.map(own), password: password.map(own), db })
+            Ok(Address { host: own(host), is_safe: false, user: user.map(own), password: password.map(own), db })
         };
         assert_eq!(address("redis://h"), of("h:6379", None, None, 0));
         assert_eq!(address("redis://h:7000/3"), of("h:7000", None, None, 3));
         assert_eq!(address("redis://:p@h/1"), of("h:6379", None, Some("p"), 1));
         assert_eq!(address("redis://u:p@q@h:1"), of("h:1", Some("u"), Some("p@q"), 0));
+        assert!(address("rediss://h").unwrap().is_safe);
         for wrong in ["http://h", "redis://h/x", "redis://"] {
             assert!(address(wrong).is_err(), "{wrong}");
         }

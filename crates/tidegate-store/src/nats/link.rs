@@ -68,7 +68,9 @@ pub(super) struct Facts {
 impl Link {
     pub(super) async fn open(options: &NatsOptions, threads: &Threads) -> Result<Self> {
         let (handle, work) = threads.handles().ok_or_else(|| Fault::bug("the threads have ended"))?;
-        let address = options.url.rsplit('@').next().unwrap_or_default().trim_start_matches("nats://").to_owned();
+        let shown = options.url.rsplit('@').next().unwrap_or_default();
+        let is_safe = shown.starts_with("tls://") || !options.tls.is_unset();
+        let address = shown.rsplit("://").next().unwrap_or_default().to_owned();
         let mut connect = ConnectOptions::new()
             .name(format!("tidegate {}", options.node))
             .ping_interval(PING.min(options.timeout))
@@ -80,6 +82,9 @@ impl Link {
             (None, Some(token)) => connect.token(token.clone()),
             (None, None) => connect,
         };
+        if is_safe {
+            connect = connect.require_tls(true).tls_client_config(tidegate_tls::client(&options.tls)?);
+        }
         let url = options.url.clone();
         // Its tasks belong to the runtime of the store, so that they outlive that of whoever opens it.
         let connected = handle.spawn(async move { connect.connect(url).await }).await;

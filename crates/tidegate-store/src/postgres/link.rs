@@ -6,8 +6,11 @@ use tidegate_core::{
     clock::{Clock, Stopwatch},
     fault::{Fault, FaultKind, Origin, Result, Retry},
 };
+use tidegate_tls::postgres::{Address, Connector};
 use tokio::{sync::Mutex, task::AbortHandle};
-use tokio_postgres::{Client, Config, Error, NoTls, Row, Statement, config::Host, types::ToSql};
+use tokio_postgres::{
+    Client, Config, Connection, Error, Row, Socket, Statement, config::Host, tls::MakeTlsConnect, types::ToSql,
+};
 
 use super::{PostgresOptions, code};
 
@@ -31,9 +34,13 @@ pub(crate) enum Lane {
     Beat,
 }
 
+/// The side of a connection that must be driven.
+pub(crate) type Wire = Connection<Socket, <Connector as MakeTlsConnect<Socket>>::Stream>;
+
 /// The connections.
 pub(crate) struct Link {
     config: Config,
+    connector: Connector,
     address: String,
     schema: String,
     timeout: Duration,
@@ -107,22 +114,22 @@ impl Link {
                 options.schema
             )));
         }
-        let wrong = |error: Error| Fault::invalid(format!("engine address: {}", what(&error)));
-        let mut config: Config = options.url.parse().map_err(wrong)?;
+        let wrong = |why: String| Fault::invalid(format!("engine address: it {why}"));
+        let read = Address::read(&options.url).map_err(wrong)?;
+        let connector = read.connector(&options.tls)?;
+        let mut config = read.config;
         if let Some(user) = &options.user {
             config.user(user);
         }
         if let Some(password) = &options.password {
             config.password(password);
         }
-        if config.get_hosts().is_empty() {
-            return Err(Fault::invalid("engine address: it names no host"));
-        }
         config.application_name("tidegate").connect_timeout(CONNECT.min(options.timeout));
         config.keepalives_idle(Duration::from_secs(15)).tcp_user_timeout(options.timeout.max(CONNECT));
         let address = address(&config);
         Ok(Self {
             config,
+            connector,
             address,
             schema: options.schema.clone(),
             timeout: options.timeout,
@@ -137,8 +144,9 @@ impl Link {
         &self.address
     }
 
-    pub(crate) fn config(&self) -> &Config {
-        &self.config
+    /// Makes a connection beside those of the lanes.
+    pub(crate) async fn dial(&self) -> Result<(Client, Wire), Error> {
+        self.config.connect(self.connector.clone()).await
     }
 
     /// Why there is no answer now; none while there are answers.
@@ -242,7 +250,7 @@ impl Link {
                 let mut trouble = self.judge(&error);
                 // It was there, and did not speak as expected.
                 if let Trouble::Gone(note) = &mut trouble
-                    && !note.starts_with("error connecting")
+                    && !["error connecting", "error performing TLS"].iter().any(|known| note.starts_with(known))
                 {
                     *note = format!("{note}; what answers at {} may be no PostgreSQL server", self.address);
                 }
@@ -262,7 +270,7 @@ impl Link {
         reason = "an engine is opened before there is a supervisor; the task ends with the connection"
     )]
     async fn connect(&self) -> Result<Session, Error> {
-        let (client, connection) = self.config.connect(NoTls).await?;
+        let (client, connection) = self.dial().await?;
         let driver = tokio::spawn(async move { drop(connection.await) }).abort_handle();
         let session = Session { client, statements: Mutex::default(), driver };
         // Plans that were made while a table was small are kept: they must be those that are right for a large one.

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, future::poll_fn, sync::Arc, time::Duration};
 use parking_lot::{Mutex, RwLock};
 use tidegate_core::clock::Clock;
 use tokio::sync::Notify;
-use tokio_postgres::{AsyncMessage, NoTls};
+use tokio_postgres::AsyncMessage;
 
 use super::{
     PostgresOptions,
@@ -140,7 +140,7 @@ impl Listener {
     }
 
     async fn hear(&self) -> Option<()> {
-        let made = tokio::time::timeout(CONNECT, self.link.config().connect(NoTls)).await;
+        let made = tokio::time::timeout(CONNECT, self.link.dial()).await;
         let (client, mut connection) = made.ok()?.ok()?;
         let listen = format!("LISTEN {}", self.channel);
         let mut asked = std::pin::pin!(client.batch_execute(&listen));

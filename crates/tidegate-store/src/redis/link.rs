@@ -3,11 +3,12 @@
 use std::{fmt, time::Duration};
 
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, IntoConnectionInfo as _, RedisError, Value,
-    aio::MultiplexedConnection,
+    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ErrorKind, IntoConnectionInfo as _,
+    RedisError, TlsCertificates, Value, aio::MultiplexedConnection,
 };
 use tidegate_core::{
     clock::{Clock, Stopwatch},
+    config::Tls,
     fault::{Fault, FaultKind, Origin, Result, Retry},
 };
 use tokio::sync::Mutex;
@@ -74,7 +75,16 @@ impl Link {
         if let Some(password) = &options.password {
             login = login.set_password(password);
         }
-        let client = Client::open(info.set_redis_settings(login)).map_err(wrong)?;
+        let is_safe = matches!(info.addr(), ConnectionAddr::TcpTls { .. });
+        let info = info.set_redis_settings(login);
+        let client = if is_safe {
+            Client::build_with_tls(info, papers(&options.tls)?)
+        } else if options.tls.is_unset() {
+            Client::open(info)
+        } else {
+            return Err(Fault::invalid("settings for TLS are for an address that begins with rediss://"));
+        };
+        let client = client.map_err(wrong)?;
         let address = client.get_connection_info().addr().to_string();
         let clock = options.clock.clone();
         Ok(Self {
@@ -161,7 +171,10 @@ impl Link {
                 Ok((live, slot.number))
             }
             Err(error) if is_gone(&error) || error.is_timeout() => {
-                let why = what(&error);
+                let plain = matches!(self.client.get_connection_info().addr(), ConnectionAddr::Tcp(..));
+                let hint = "; if it speaks TLS only, its address begins with rediss://";
+                let hung_up = if plain && error.is_connection_dropped() { hint } else { "" };
+                let why = format!("{}{hung_up}", what(&error));
                 slot.failed = Some((self.clock.stopwatch(), why.clone()));
                 Err(Trouble::Gone(why))
             }
@@ -196,6 +209,19 @@ fn told(error: &RedisError) -> Trouble {
 /// Says what went wrong, without the address, which may hold a password.
 fn what(error: &RedisError) -> String {
     error.to_string()
+}
+
+/// What the library wants to know for TLS.
+fn papers(tls: &Tls) -> Result<TlsCertificates> {
+    // It is read here first: the faults of the library do not say which file they mean.
+    tidegate_tls::client(tls)?;
+    let text = |text: &str| text.as_bytes().to_vec();
+    let client_tls = tls.cert.as_ref().zip(tls.key.as_ref());
+    Ok(TlsCertificates {
+        client_tls: client_tls
+            .map(|(cert, key)| ClientTlsConfig { client_cert: text(&cert.text), client_key: text(key.expose()) }),
+        root_cert: tls.ca.as_ref().map(|ca| text(&ca.text)),
+    })
 }
 
 impl Trouble {

@@ -10,5 +10,6 @@ mod postgres;
 mod redis;
 mod simulation;
 mod threads;
+mod tls;
 mod trouble;
 mod wire;

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tidegate_core::{
-    config::{Secret, Spot, Time},
+    config::{Secret, Spot, Time, Tls},
     limits,
 };
 use tidegate_store::{NATS, NatsSettings, POSTGRES, Password, PostgresSettings, REDIS, RedisSettings};
@@ -48,6 +48,16 @@ impl Engine {
         !matches!(self, Self::Redis(_))
     }
 
+    /// Tells whether settings for TLS count: the address asks for it, or is one where they ask for it themselves.
+    fn may_use_tls(&self) -> bool {
+        match self {
+            Self::Embedded | Self::Memory => false,
+            Self::Redis(address) => address.starts_with(REDIS[1]),
+            Self::Postgres(address) => tidegate_tls::asks_for_tls(address).unwrap_or(true),
+            Self::Nats(_) => true,
+        }
+    }
+
     pub(super) fn check(&self, here: &Spot<'_>) {
         let (address, section, variable) = match self {
             Self::Embedded | Self::Memory => return,
@@ -57,6 +67,9 @@ impl Engine {
             }
             Self::Postgres(address) => {
                 here.require(cfg!(feature = "postgres"), || tidegate_store::POSTGRES_LEFT_OUT.to_owned());
+                if let Err(why) = tidegate_tls::asks_for_tls(address) {
+                    here.error(why);
+                }
                 (address, "postgres", "PGPASSWORD")
             }
             Self::Nats(address) => {
@@ -91,9 +104,9 @@ impl<'de> Deserialize<'de> for Engine {
         match text.as_str() {
             "embedded" => Ok(Self::Embedded),
             "memory" => Ok(Self::Memory),
-            address if names_host(address, &[REDIS]) => Ok(Self::Redis(text)),
+            address if names_host(address, &REDIS) => Ok(Self::Redis(text)),
             address if names_host(address, &POSTGRES) => Ok(Self::Postgres(text)),
-            address if names_host(address, &[NATS]) => Ok(Self::Nats(text)),
+            address if names_host(address, &NATS) => Ok(Self::Nats(text)),
             word => Err(serde::de::Error::unknown_variant(word, Self::WORDS)),
         }
     }
@@ -107,7 +120,7 @@ impl JsonSchema for Engine {
         schemars::json_schema!({
             "type": "string",
             "title": "engine",
-            "pattern": "^(embedded|memory|redis://.+|postgres(ql)?://.+|nats://.+)$",
+            "pattern": "^(embedded|memory|rediss?://.+|postgres(ql)?://.+|(nats|tls)://.+)$",
             "examples": ["embedded", "memory", "redis://127.0.0.1:6379/0", "postgres://127.0.0.1:5432/tidegate", "nats://127.0.0.1:4222"]
         })
     }
@@ -121,6 +134,8 @@ pub struct RedisConfig {
     pub user: Option<String>,
     /// Password, as a reference such as `${env:REDIS_PASSWORD}`.
     pub password: Option<Secret>,
+    /// Whom to trust over TLS, and how the node shows who it is. For an address that begins with `rediss://`.
+    pub tls: Tls,
     /// Put before the names of all keys. Without it, a stream is the key of its name, which other programs on the same
     /// server may write and read; everything else lies under `tidegate:`.
     pub prefix: String,
@@ -141,7 +156,15 @@ impl Default for RedisConfig {
     fn default() -> Self {
         let RedisSettings { prefix, timeout, poll, takeover, .. } = RedisSettings::default();
         let time = |time: std::time::Duration| Time::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-        Self { user: None, password: None, prefix, timeout: time(timeout), poll: time(poll), takeover: time(takeover) }
+        Self {
+            user: None,
+            password: None,
+            tls: Tls::default(),
+            prefix,
+            timeout: time(timeout),
+            poll: time(poll),
+            takeover: time(takeover),
+        }
     }
 }
 
@@ -156,6 +179,7 @@ impl RedisConfig {
         RedisSettings {
             user: self.user.clone(),
             password: self.password.as_ref().map(|secret| Password(secret.expose().to_owned())),
+            tls: self.tls.clone(),
             prefix: self.prefix.clone(),
             timeout: self.timeout.get(),
             poll: self.poll.get(),
@@ -166,6 +190,7 @@ impl RedisConfig {
     pub(super) fn check(&self, engine: &Engine, here: &Spot<'_>) {
         let is_redis = matches!(engine, Engine::Redis(_));
         here.require(is_redis || self.is_usual(), || "these settings are for engine: redis://host:port/db".to_owned());
+        check_tls(&self.tls, engine, "rediss://host:port/db", here);
         check_times(self.timeout, self.takeover, here);
         check_poll(self.poll, here);
         let prefix = &self.prefix;
@@ -185,6 +210,9 @@ pub struct PostgresConfig {
     pub user: Option<String>,
     /// Password, as a reference such as `${env:PGPASSWORD}`.
     pub password: Option<Secret>,
+    /// Whom to trust over TLS, and how the node shows who it is. For an address with
+    /// `?sslmode=verify-full`; without it the connection is a plain one.
+    pub tls: Tls,
     /// Schema in which the tables and functions of the store lie. It is made when it is missing.
     pub schema: String,
     /// Longest time that one answer of the server may take.
@@ -203,7 +231,15 @@ impl Default for PostgresConfig {
     fn default() -> Self {
         let PostgresSettings { schema, timeout, poll, takeover, .. } = PostgresSettings::default();
         let time = |time: std::time::Duration| Time::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-        Self { user: None, password: None, schema, timeout: time(timeout), poll: time(poll), takeover: time(takeover) }
+        Self {
+            user: None,
+            password: None,
+            tls: Tls::default(),
+            schema,
+            timeout: time(timeout),
+            poll: time(poll),
+            takeover: time(takeover),
+        }
     }
 }
 
@@ -218,6 +254,7 @@ impl PostgresConfig {
         PostgresSettings {
             user: self.user.clone(),
             password: self.password.as_ref().map(|secret| Password(secret.expose().to_owned())),
+            tls: self.tls.clone(),
             schema: self.schema.clone(),
             timeout: self.timeout.get(),
             poll: self.poll.get(),
@@ -229,6 +266,7 @@ impl PostgresConfig {
         let is_postgres = matches!(engine, Engine::Postgres(_));
         let elsewhere = || "these settings are for engine: postgres://host:port/database".to_owned();
         here.require(is_postgres || self.is_usual(), elsewhere);
+        check_tls(&self.tls, engine, "postgres://host:port/database?sslmode=verify-full", here);
         check_times(self.timeout, self.takeover, here);
         check_poll(self.poll, here);
         let schema = &self.schema;
@@ -240,6 +278,13 @@ impl PostgresConfig {
             format!("may hold only small letters, digits and '_', begins with no digit and no pg_, and at most {SCHEMA_BYTES_MAX}")
         });
     }
+}
+
+/// Checks settings for TLS, and that they are not overlooked.
+fn check_tls(tls: &Tls, engine: &Engine, address: &str, here: &Spot<'_>) {
+    let here = here.at("tls");
+    here.require(tls.is_unset() || engine.may_use_tls(), || format!("is for an address such as {address}"));
+    tidegate_tls::check(tls, &here);
 }
 
 /// Checks the times of an engine with a server.
@@ -261,6 +306,9 @@ pub struct NatsConfig {
     pub user: Option<String>,
     /// Password, as a reference such as `${env:NATS_PASSWORD}`; without a user, a token.
     pub password: Option<Secret>,
+    /// Whom to trust over TLS, and how the node shows who it is. An address that begins with
+    /// `tls://`, or one of these keys, asks for TLS.
+    pub tls: Tls,
     /// First word of all subjects, and in capitals the name of the JetStream stream. Nodes with the same one share a store.
     pub prefix: String,
     /// Servers that keep the log: 1, 3 or 5. Counts when the log is made.
@@ -276,7 +324,15 @@ impl Default for NatsConfig {
     fn default() -> Self {
         let NatsSettings { prefix, replicas, timeout, takeover, .. } = NatsSettings::default();
         let time = |time: std::time::Duration| Time::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
-        Self { user: None, password: None, prefix, replicas, timeout: time(timeout), takeover: time(takeover) }
+        Self {
+            user: None,
+            password: None,
+            tls: Tls::default(),
+            prefix,
+            replicas,
+            timeout: time(timeout),
+            takeover: time(takeover),
+        }
     }
 }
 
@@ -291,6 +347,7 @@ impl NatsConfig {
         NatsSettings {
             user: self.user.clone(),
             password: self.password.as_ref().map(|secret| Password(secret.expose().to_owned())),
+            tls: self.tls.clone(),
             prefix: self.prefix.clone(),
             replicas: self.replicas,
             timeout: self.timeout.get(),
@@ -301,6 +358,7 @@ impl NatsConfig {
     pub(super) fn check(&self, engine: &Engine, here: &Spot<'_>) {
         let is_nats = matches!(engine, Engine::Nats(_));
         here.require(is_nats || self.is_usual(), || "these settings are for engine: nats://host:port".to_owned());
+        check_tls(&self.tls, engine, "tls://host:port", here);
         check_times(self.timeout, self.takeover, here);
         let prefix = &self.prefix;
         let fits = !prefix.is_empty()

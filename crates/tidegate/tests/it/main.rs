@@ -20,4 +20,5 @@ mod reply;
 mod rules;
 mod see;
 mod stop;
+mod tls;
 mod wire;

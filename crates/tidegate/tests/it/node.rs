@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead as _, BufReader},
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::{Arc, Mutex},
@@ -98,6 +99,13 @@ impl Berth {
         self.dir.path().join("data")
     }
 
+    /// Writes a secret that the configuration names by `${file:…}`.
+    pub(crate) fn hide(&self, name: &str, secret: &str) {
+        let path = self.dir.path().join(name);
+        std::fs::write(&path, secret).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
     pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
@@ -139,8 +147,7 @@ impl Berth {
             (document["pid"] == pid && log.text().contains("tidegate ready")).then(|| format!("http://{address}"))
         });
         let (url, child) = (url.await, child.into_inner().unwrap());
-        // Fails when another test of this process has installed it already.
-        drop(rustls::crypto::ring::default_provider().install_default());
+        tidegate_tls::install();
         Node { child, url, log, client: reqwest::Client::builder().build().unwrap() }
     }
 }

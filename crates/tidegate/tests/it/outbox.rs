@@ -1,7 +1,5 @@
 //! A transactional outbox in a real database: from the SQL that makes it, over a kill, to the row that is parked.
 
-use std::os::unix::fs::PermissionsExt as _;
-
 use serde_json::Value;
 use tidegate_testkit::PostgresServer;
 
@@ -39,9 +37,7 @@ fn insert(from: u32, to: u32) -> String {
 async fn an_outbox_is_made_verified_relayed_over_a_kill_and_shown() {
     let mut server = PostgresServer::start(&[]);
     let berth = Berth::new(CONFIG);
-    let address = berth.path().join("db.url");
-    std::fs::write(&address, server.url()).unwrap();
-    std::fs::set_permissions(&address, std::fs::Permissions::from_mode(0o600)).unwrap();
+    berth.hide("db.url", &server.url());
     let (exit, out, err) = outbox(&berth, "verify", &[]);
     assert!(exit == 1 && out.contains("there is no table identity.outbox") && out.contains("outbox ddl"), "{out}{err}");
     let (exit, out, err) = told(&tidegate(&["check", berth.config().to_str().unwrap()]));

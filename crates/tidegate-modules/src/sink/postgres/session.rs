@@ -10,13 +10,13 @@ use tidegate_core::{
     fault::{Failure, FaultClass},
 };
 use tokio_postgres::{
-    Config, Statement,
+    Statement,
     types::{IsNull, ToSql, Type, to_sql_checked},
 };
 
 use super::{PostgresSinkConfig, ledger::Key};
 use crate::{
-    postgres::{Calls, Link},
+    postgres::{Calls, Database, Link},
     sql::{quoted, quoted_table},
 };
 
@@ -74,13 +74,13 @@ fn of_all_events(failure: Failure) -> Failure {
 
 impl Session {
     pub(super) async fn open(
-        address: &Config,
+        database: &Database,
         config: &PostgresSinkConfig,
         group: &str,
         timeout: Duration,
         clock: Clock,
     ) -> Result<Self, Failure> {
-        let mut link = Link::open(address, Calls::Within(timeout)).await?;
+        let mut link = Link::open(database, Calls::Within(timeout)).await?;
         let effect = link.prepare("prepare the statement", &config.statement, &[Type::JSONB]).await;
         let effect = effect.map_err(of_all_events)?;
         let ledger = match config.ledger.on() {

@@ -185,7 +185,8 @@ async fn a_ledger_that_would_not_do_is_refused_before_anything_runs() {
 fn settings_are_checked() {
     for (url, more, expect) in [
         ("nonsense", "", "url: is no address of a PostgreSQL database"),
-        ("postgres://h/d?sslmode=require", "", "url: asks for TLS"),
+        ("postgres://h/d?sslmode=verify-ca", "", "url: sslmode=verify-ca lets a server have any name"),
+        ("postgres://h/d?sslmode=require", ", tls: { key: '${env:KEY}' }", "tls.key: needs its certificate"),
         ("postgres://h/d", ", ledger: a.b.c", "ledger: must be a table"),
         ("postgres://h/d", ", keep: 1s", "keep: must be 1h or more"),
     ] {

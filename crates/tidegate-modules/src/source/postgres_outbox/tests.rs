@@ -201,7 +201,9 @@ fn settings_that_cannot_work_are_refused() {
     };
     let fine = "postgres://u:hunter2@127.0.0.1/d";
     check("mysql://u:hunter2@h/d", "", "is no address of a PostgreSQL database");
-    check("postgres://u:hunter2@h/d?sslmode=require", "", "does not speak yet");
+    check("postgres://u:hunter2@h/d?sslmode=verify-ca", "", "use verify-full");
+    check(fine, ", tls: { cert: x.pem }", "there are no files");
+    check(fine, ", tls: { key: '${env:KEY}' }", "put sslmode=verify-full into the url");
     check(fine, ", table: a.b.c", "a schema, a dot and a table");
     check(fine, ", columns: { published: off, published_at: off }", "cannot both be off");
     check(fine, ", columns: { idd: x }", "idd");
