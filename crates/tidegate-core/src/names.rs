@@ -111,6 +111,10 @@ name!(
     TargetName, "target"
 );
 name!(
+    /// Name of an engine beside that of the node.
+    EngineName, "engine"
+);
+name!(
     /// Name of a source, a sink or another module.
     ModuleName, "module"
 );

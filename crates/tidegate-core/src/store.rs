@@ -3,6 +3,7 @@
 //! **Invariant:** no type of an engine leaks through here, and callers branch on [`Promises`], never on a name.
 //! What each call means is decided by the conformance suite in `tidegate-testkit`, which every engine passes whole.
 
+mod beside;
 mod dead;
 
 use std::{ops::Range, time::Duration};
@@ -23,6 +24,7 @@ use crate::{
     whereabouts::{Find, Finding, Standing, Steps},
 };
 
+pub use self::beside::Beside;
 pub use self::dead::{
     DeadAction, DeadChange, DeadEntry, DeadImport, DeadKeep, DeadLetter, DeadLetters, DeadProgress, DeadQuery,
     DeadReport, DeadState, DeadStep, DeadStepStatus,

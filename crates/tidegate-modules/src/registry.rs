@@ -9,8 +9,9 @@ use tidegate_core::{
     fault::Result,
     guard::Guard,
     handler::Sink,
-    names::{ModuleName, StreamName, TargetName},
+    names::{EngineName, ModuleName, StreamName, TargetName},
     source::Source,
+    store::Beside,
 };
 
 use crate::{
@@ -157,6 +158,11 @@ pub trait SourceSettings {
         None
     }
 
+    /// Returns the engine beside that of the node that it needs.
+    fn engine(&self) -> Option<&EngineName> {
+        None
+    }
+
     /// Returns how long its stream must know repeats, by source and id, so that what it brings comes once.
     fn dedupe_min(&self) -> Option<Time> {
         None
@@ -178,6 +184,8 @@ pub struct SourceParts {
     pub clock: Clock,
     /// Guard of the target that the source names; none when it names none.
     pub guard: Option<Arc<Guard>>,
+    /// The engine that the source names; none when it names none.
+    pub beside: Option<Arc<dyn Beside>>,
 }
 
 /// An opened source.
@@ -218,9 +226,14 @@ pub trait SinkSettings {
         None
     }
 
-    /// Returns the streams into which it writes, each with its key in the settings.
+    /// Returns the streams of the node into which it writes, each with its key in the settings.
     fn streams(&self) -> Vec<(&'static str, &StreamName)> {
         Vec::new()
+    }
+
+    /// Returns the engine beside that of the node that it needs.
+    fn engine(&self) -> Option<&EngineName> {
+        None
     }
 
     /// Returns what only one sink may have, with its key in the settings.
@@ -247,6 +260,8 @@ pub struct SinkParts {
     pub name: ModuleName,
     /// Guard of the target that the sink names; none when it names none.
     pub guard: Option<Arc<Guard>>,
+    /// The engine that the sink names; none when it names none.
+    pub beside: Option<Arc<dyn Beside>>,
     /// Outbound HTTP.
     pub client: HttpClient,
     /// Time.

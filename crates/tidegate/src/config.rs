@@ -3,6 +3,7 @@
 //! The doc comments of the fields are the reference; `docs/reference/configuration.md` is made from them.
 
 mod access;
+mod beside;
 mod engine;
 mod environment;
 mod group;
@@ -29,16 +30,17 @@ use tidegate_core::{
     dedupe::DedupeKey,
     fault::{Fault, FaultKind, Origin, Result, Retry},
     limits,
-    names::{GroupName, ModuleName, StreamName, TargetName},
+    names::{EngineName, GroupName, ModuleName, StreamName, TargetName},
     result::results_stream,
 };
 use tidegate_modules::{
-    SourceConfig,
+    SourceConfig, SourceSettings as _,
     source::http::{HttpConfig, HttpReply},
 };
 
 pub use self::{
     access::{ListenerConfig, Role, TokenConfig, TokenHash},
+    beside::BesideConfig,
     engine::{Engine, NatsConfig, PostgresConfig, RedisConfig},
     environment::SystemEnvironment,
     group::{After, GroupConfig, LedgerConfig, OnFailure, ResultsConfig, RetryConfig, Start},
@@ -74,6 +76,10 @@ pub struct Config {
     /// Settings of the engine on a NATS server.
     #[serde(default, skip_serializing_if = "NatsConfig::is_usual")]
     pub nats: NatsConfig,
+    /// Engines beside that of the node, by name, for sinks and sources of type `stream`: to pass events to another engine, or
+    /// to take them from one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub engines: BTreeMap<EngineName, BesideConfig>,
     /// Where the API, health and metrics listen.
     #[serde(default = "ListenerConfig::usual")]
     pub listeners: Vec<ListenerConfig>,
@@ -212,7 +218,9 @@ impl Config {
                     here.at(key).unknown("stream", stream.as_str(), stream_names());
                 }
             }
-            if let SourceConfig::Stream(_) = source
+            self.check_engine(source.settings().engine(), &here.at("engine"));
+            if let SourceConfig::Stream(stream) = source
+                && stream.engine().is_none()
                 && self.groups.contains_key(forwarder(name).as_str())
             {
                 here.error(format!("group {} has the name of the group behind this source", forwarder(name)));
@@ -270,6 +278,15 @@ impl Config {
             (Some(one), Some(two)) => {
                 Err(format!("groups {one} and {two} both keep results: say which in reply.group"))
             }
+        }
+    }
+
+    fn check_engine(&self, engine: Option<&EngineName>, here: &Spot<'_>) {
+        if let Some(engine) = engine
+            && !self.engines.contains_key(engine)
+        {
+            let known = self.engines.keys().map(EngineName::as_str).chain(["own"]);
+            here.unknown("engine", engine.as_str(), known);
         }
     }
 
@@ -347,6 +364,7 @@ impl Config {
             {
                 here.at("sink").at(key).error(format!("group {other} writes there too"));
             }
+            self.check_engine(group.sink.settings().engine(), &here.at("sink").at("engine"));
             for (key, stream) in group.sink.streams() {
                 here.at("sink").at(key).require(*stream != group.from, || {
                     "is the stream that is read: its events would go in a ring".to_owned()
@@ -400,6 +418,11 @@ impl Check for Config {
         self.redis.check(&self.engine, &here.at("redis"));
         self.postgres.check(&self.engine, &here.at("postgres"));
         self.nats.check(&self.engine, &here.at("nats"));
+        for (name, beside) in &self.engines {
+            let here = here.at("engines").at(name.as_str());
+            here.require(name.as_str() != "own", || "is what the node's own engine is called".to_owned());
+            beside.check(&self.node.data, &here);
+        }
         let grace = self.shutdown.grace;
         here.at("shutdown").at("grace").require(grace <= GRACE_MAX, || format!("{grace} is longer than {GRACE_MAX}"));
     }

@@ -1,5 +1,6 @@
 //! The composition root: builds a node from its configuration, and takes it down in order.
 
+pub(crate) mod beside;
 mod door;
 mod schemas;
 
@@ -31,7 +32,7 @@ use tidegate_modules::{HttpClient, OpenSource, SinkParts, SourceConfig, SourcePa
 use tidegate_rules::Schema;
 use tokio::net::TcpListener;
 
-use self::{door::Door, schemas::Schemas};
+use self::{beside::Engines, door::Door, schemas::Schemas};
 use crate::{
     config::{self, Config, GroupConfig, ResultsConfig, forwarder},
     log::{Log, RoleLog},
@@ -49,6 +50,7 @@ const PROBE: Duration = Duration::from_secs(10);
 pub(crate) struct Node {
     pub(crate) addresses: Vec<SocketAddr>,
     inner: engine::Node,
+    engines: Engines,
     control: Control,
     /// Stops the listeners, later than everything else: pull workers settle over them.
     doors: Stopper,
@@ -99,13 +101,15 @@ impl Node {
         declare_streams(config, &*store).await?;
         let listeners = bind(config).await?;
         let client = HttpClient::open()?;
+        let engines = Engines::new(config, &cx.clock, &cx.notices);
+        engines.services().for_each(|service| supervisor.service(service));
         let (guards, peers) = guarded(config, &inner, &store).await?;
         let mut upstreams = Vec::new();
         let schemas = Schemas::compile(config)?;
         schemas.guard(&inner.publisher)?;
         for (name, settings) in &config.groups {
             settings.sink.settings().admit().map_err(|fault| fault.within(format!("group {name}")))?;
-            let sink = open_sink(name, settings, &guards, &client, cx)
+            let sink = open_sink(name, settings, (&guards, &engines), &client, cx)
                 .map_err(|fault| fault.within(format!("group {name}")))?;
             upstreams.extend(sink.clone().map(|sink| Upstream {
                 name: name.to_string(),
@@ -125,7 +129,7 @@ impl Node {
         inner.publisher.restore().await?;
         // Kept by the supervisor.
         drop(TaskRunner::start(Watermarks::new(store.clone(), WATCH_EVERY), supervisor));
-        let intakes = open_sources(config, &inner, &guards, &mut upstreams).await?;
+        let intakes = open_sources(config, &inner, (&guards, &engines), &mut upstreams).await?;
         let desk = Desk::start(store.clone(), cx.clone(), supervisor).await?;
         heed(&peers, &inner, &desk);
         let control = Control::new(ControlParts {
@@ -161,7 +165,7 @@ impl Node {
         let listeners_file = config.node.data.join("run").join("listeners.json");
         write_listeners(&listeners_file, config, &addresses)?;
         let grace = config.shutdown.grace.get();
-        Ok(Self { addresses, inner, control, doors, grace, listeners_file })
+        Ok(Self { addresses, inner, engines, control, doors, grace, listeners_file })
     }
 
     /// Stops: takes no new work, lets what is held finish until the grace is over or `hurry` comes, closes the store.
@@ -180,6 +184,7 @@ impl Node {
         }
         doors.drain();
         let closed = inner.close(|| doors.abort()).await;
+        self.engines.close().await;
         let is_clean = drained.is_clean && closed.is_ok();
         match closed {
             Ok(left) if left.is_empty() => {}
@@ -280,25 +285,28 @@ pub(crate) fn guards(config: &Config, cx: &Context) -> Vec<Arc<Guard>> {
 pub(crate) fn source_parts(
     name: &ModuleName,
     source: &SourceConfig,
-    guards: &[Arc<Guard>],
+    (guards, engines): (&[Arc<Guard>], &Engines),
     cx: &Context,
 ) -> SourceParts {
     let find = |target: &TargetName| guards.iter().find(|guard| guard.target() == target).cloned();
-    SourceParts { name: name.clone(), clock: cx.clock.clone(), guard: source.settings().target().and_then(find) }
+    let settings = source.settings();
+    let (guard, beside) = (settings.target().and_then(find), engines.find(settings.engine()));
+    SourceParts { name: name.clone(), clock: cx.clock.clone(), guard, beside }
 }
 
 fn open_sink(
     name: &GroupName,
     settings: &GroupConfig,
-    guards: &[Arc<Guard>],
+    (guards, engines): (&[Arc<Guard>], &Engines),
     client: &HttpClient,
     cx: &Context,
 ) -> Result<Option<Arc<dyn Sink>>> {
     let find = |target: &TargetName| guards.iter().find(|guard| guard.target() == target).cloned();
     let guard = settings.sink.target().and_then(find);
+    let beside = engines.find(settings.sink.settings().engine());
     let name = ModuleName::new(name.as_str())?;
     let answers = settings.results.is_some();
-    settings.sink.open(SinkParts { name, guard, client: client.clone(), clock: cx.clock.clone(), answers })
+    settings.sink.open(SinkParts { name, guard, beside, client: client.clone(), clock: cx.clock.clone(), answers })
 }
 
 pub(crate) fn policy(name: &GroupName, settings: &GroupConfig, schema: Option<Schema>) -> GroupPolicy {
@@ -319,13 +327,13 @@ pub(crate) fn policy(name: &GroupName, settings: &GroupConfig, schema: Option<Sc
 async fn open_sources(
     config: &Config,
     node: &engine::Node,
-    guards: &[Arc<Guard>],
+    with: (&[Arc<Guard>], &Engines),
     upstreams: &mut Vec<Upstream>,
 ) -> Result<Vec<Intake>> {
     let engine::Node { groups, modules, cx, .. } = node;
     let mut intakes = Vec::new();
     for (name, source) in &config.sources {
-        let parts = source_parts(name, source, guards, cx);
+        let parts = source_parts(name, source, with, cx);
         let opened = source.settings().open(parts).map_err(|fault| fault.within(format!("source {name}")))?;
         match opened {
             OpenSource::Path(http) => intakes.push(Intake {
@@ -422,8 +430,10 @@ pub(crate) async fn probe(config: &Config) -> Result<Vec<Probed>> {
             }
         }
     };
-    for (name, settings) in &config.sources {
-        let parts = source_parts(name, settings, &guards, &cx);
+    // Another engine is looked at by itself: to open it would change what lies there.
+    let engines = Engines::default();
+    for (name, settings) in config.sources.iter().filter(|(_, source)| source.settings().engine().is_none()) {
+        let parts = source_parts(name, settings, (&guards, &engines), &cx);
         let result = match settings.settings().open(parts) {
             Ok(OpenSource::Runs(source)) => ask(&*source).await,
             Ok(OpenSource::Path(_) | OpenSource::Forwards { .. }) => continue,
@@ -431,8 +441,8 @@ pub(crate) async fn probe(config: &Config) -> Result<Vec<Probed>> {
         };
         probed.push(Probed { direction: "source", name: name.to_string(), result });
     }
-    for (group, settings) in &config.groups {
-        let result = match open_sink(group, settings, &guards, &client, &cx) {
+    for (group, settings) in config.groups.iter().filter(|(_, group)| group.sink.settings().engine().is_none()) {
+        let result = match open_sink(group, settings, (&guards, &engines), &client, &cx) {
             Ok(Some(sink)) => ask(&*sink).await,
             Ok(None) => continue,
             Err(fault) => Err(fault),

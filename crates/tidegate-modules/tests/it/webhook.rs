@@ -70,7 +70,7 @@ impl Rig {
         let guard = Guard::new(TargetName::new("partner").unwrap(), policy(timeout), clock.clone(), notices.clone());
         let client = HttpClient::open().unwrap();
         let (name, guarded) = ("deliver".parse().unwrap(), Some(guard.clone()));
-        let parts = SinkParts { name, guard: guarded, client, clock: clock.clone(), answers };
+        let parts = SinkParts { name, guard: guarded, beside: None, client, clock: clock.clone(), answers };
         let sink = config.open(parts).unwrap().unwrap();
         let (stopper, stop) = service::stop();
         Self { sink, guard, cx: Context { clock, stop, notices }, _stopper: stopper }

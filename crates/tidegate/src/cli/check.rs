@@ -87,6 +87,7 @@ impl Check {
         let mut checks = preflight::check(&config);
         if !self.offline {
             checks.extend(super::wait(async { Ok::<_, Failed>(wire::look_at_engine(&config).await) })?);
+            checks.extend(super::wait(async { Ok::<_, Failed>(wire::beside::look(&config).await) })?);
         }
         let probes = if self.offline { Vec::new() } else { super::wait(wire::probe(&config))? };
         let rows: Vec<Value> = probes
@@ -116,9 +117,9 @@ impl Check {
             ui.json(&document);
         } else {
             summary(ui, self.config.as_deref(), &config);
-            for one in checks.iter().filter(|one| ["engine", "store_format"].contains(&one.name)) {
-                if one.name == "engine" {
-                    ui.line(&format!("engine: {}", one.found));
+            for one in checks.iter().filter(|one| ["engine", "engines", "store_format"].contains(&one.name)) {
+                if one.name != "store_format" && one.ok {
+                    ui.line(&format!("{}: {}", one.name, one.found));
                 }
                 if let Some(warning) = &one.warning {
                     ui.line(&format!("warning: {warning}"));

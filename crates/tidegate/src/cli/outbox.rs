@@ -122,7 +122,10 @@ mod looked {
         let (stopper, stop) = service::stop();
         let cx = service::Context { clock: Clock::real(), stop, notices: Notices::default() };
         let guards = wire::guards(&config, &cx);
-        let parts = config.sources.get(&name).map(|source| wire::source_parts(&name, source, &guards, &cx));
+        let parts = config
+            .sources
+            .get(&name)
+            .map(|source| wire::source_parts(&name, source, (&guards, &wire::beside::Engines::default()), &cx));
         let parts = parts.ok_or_else(|| Failed::new(Exit::Internal, "the source is gone"))?;
         let survey = wait(survey(&outbox, parts))?;
         drop(stopper);

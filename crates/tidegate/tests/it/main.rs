@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "what a test sets up must work")]
 
+mod beside;
 mod check;
 mod cli;
 mod deliver;

@@ -106,7 +106,14 @@ impl Scene {
 fn open(text: &str, answers: bool) -> Result<Arc<dyn Sink>> {
     let config: SinkConfig = load(text, "t.yaml", &NoReferences).unwrap();
     let name = ModuleName::new("run").unwrap();
-    let parts = SinkParts { name, guard: None, client: HttpClient::open().unwrap(), clock: Clock::real(), answers };
+    let parts = SinkParts {
+        name,
+        guard: None,
+        beside: None,
+        client: HttpClient::open().unwrap(),
+        clock: Clock::real(),
+        answers,
+    };
     config.open(parts).map(Option::unwrap)
 }
 

@@ -36,7 +36,7 @@ fn sink(url: &str, group: &str, more: &str) -> Arc<dyn Sink> {
     let client = HttpClient::open().unwrap();
     config(url, more)
         .unwrap()
-        .open(SinkParts { name, guard: Some(guard), client, clock, answers: false })
+        .open(SinkParts { name, guard: Some(guard), beside: None, client, clock, answers: false })
         .unwrap()
         .unwrap()
 }

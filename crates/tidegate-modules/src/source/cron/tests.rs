@@ -19,7 +19,8 @@ fn config(text: &str) -> CronConfig {
 }
 
 fn open(text: &str, clock: &Clock) -> Arc<dyn Source> {
-    let parts = SourceParts { name: ModuleName::new("trial").unwrap(), clock: clock.clone(), guard: None };
+    let parts =
+        SourceParts { name: ModuleName::new("trial").unwrap(), clock: clock.clone(), guard: None, beside: None };
     let OpenSource::Runs(source) = config(text).open(parts).unwrap() else { panic!("{text}") };
     source
 }

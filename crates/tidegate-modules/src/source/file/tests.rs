@@ -43,7 +43,8 @@ impl Scene {
     }
 
     fn run(&self) -> Run {
-        let parts = SourceParts { name: ModuleName::new("trial").unwrap(), clock: Clock::real(), guard: None };
+        let parts =
+            SourceParts { name: ModuleName::new("trial").unwrap(), clock: Clock::real(), guard: None, beside: None };
         let OpenSource::Runs(source) = self.config().unwrap().settings().open(parts).unwrap() else { panic!() };
         Run::start(source, &self.pond, &Clock::real())
     }

@@ -44,7 +44,7 @@ fn parts() -> SourceParts {
     let policy = GuardPolicy { breaker, timeout: Duration::from_secs(10), ..GuardPolicy::default() };
     let clock = Clock::real();
     let guard = Guard::new(TargetName::new("db").unwrap(), policy, clock.clone(), Notices::default());
-    SourceParts { name: ModuleName::new("trial").unwrap(), clock, guard: Some(guard) }
+    SourceParts { name: ModuleName::new("trial").unwrap(), clock, guard: Some(guard), beside: None }
 }
 
 /// A server with an outbox, and the stream that is fed from it.
