@@ -101,8 +101,7 @@ impl Node {
         declare_streams(config, &*store).await?;
         let listeners = bind(config).await?;
         let client = HttpClient::open()?;
-        let engines = Engines::new(config, &cx.clock, &cx.notices);
-        engines.services().for_each(|service| supervisor.service(service));
+        let engines = Engines::start(config, cx, supervisor);
         let (guards, peers) = guarded(config, &inner, &store).await?;
         let mut upstreams = Vec::new();
         let schemas = Schemas::compile(config)?;

@@ -11,6 +11,7 @@ use tidegate_core::{
     service::{Context, Service},
     store::{Beside, DedupeWindow, Store, StreamSpec},
 };
+use tidegate_engine::Supervisor;
 use tidegate_store::Opening;
 use tokio::sync::Mutex;
 
@@ -53,25 +54,23 @@ impl fmt::Debug for Opened {
 }
 
 impl Engines {
-    pub(crate) fn new(config: &Config, clock: &Clock, notices: &Notices) -> Self {
+    /// Knows them, and keeps up those that are opened.
+    pub(crate) fn start(config: &Config, cx: &Context, supervisor: &Supervisor) -> Self {
         let specs: BTreeMap<_, _> =
             config.streams.iter().map(|(name, stream)| (name.clone(), stream.spec(name))).collect();
         let open = |(name, beside): (&EngineName, &BesideConfig)| {
-            let opening = opening(config, name, beside, clock, notices);
+            let opening = opening(config, name, beside, &cx.clock, &cx.notices);
             let opened = Opened { name: name.clone(), opening, specs: specs.clone(), slot: Mutex::default() };
             (name.clone(), Arc::new(opened))
         };
-        Self(config.engines.iter().map(open).collect())
+        let engines = Self(config.engines.iter().map(open).collect());
+        engines.0.values().for_each(|opened| supervisor.service(Arc::new(Keep(opened.clone()))));
+        engines
     }
 
     /// Finds one by its name.
     pub(crate) fn find(&self, name: Option<&EngineName>) -> Option<Arc<dyn Beside>> {
         Some(self.0.get(name?)?.clone())
-    }
-
-    /// What keeps up those that are open.
-    pub(crate) fn services(&self) -> impl Iterator<Item = Arc<dyn Service>> {
-        self.0.values().map(|opened| Arc::new(Keep(opened.clone())) as Arc<dyn Service>)
     }
 
     /// Closes those that are open.
