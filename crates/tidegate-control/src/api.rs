@@ -74,6 +74,7 @@ pub(crate) struct Api {
     pub(crate) sides: Sides,
     pub(crate) publisher: Publisher,
     pub(crate) schemas: BTreeMap<StreamName, Schema>,
+    pub(crate) aliases: BTreeMap<StreamName, StreamName>,
     pub(crate) guards: Vec<Arc<Guard>>,
     pub(crate) modules: Modules,
     pub(crate) intakes: Vec<Arc<Intake>>,

@@ -58,6 +58,12 @@ impl Call {
         StreamName::new(&self.param("stream")?)
     }
 
+    /// Returns the stream whose dead letters are meant: by its own name, that of its dead letters, or another name of them.
+    pub(crate) fn dead_of(&self) -> Result<StreamName> {
+        let named = self.stream()?;
+        Ok(self.api.aliases.get(&named).cloned().unwrap_or(named))
+    }
+
     pub(crate) fn group(&self) -> Result<GroupName> {
         GroupName::new(&self.param("group")?)
     }

@@ -69,6 +69,8 @@ pub struct ControlParts {
     pub publisher: Publisher,
     /// The schemas of streams that have one.
     pub schemas: BTreeMap<StreamName, Schema>,
+    /// Streams whose dead letters have another name as well, by that name.
+    pub aliases: BTreeMap<StreamName, StreamName>,
     /// The guards of all targets.
     pub guards: Vec<Arc<Guard>>,
     /// All sources and sinks by name.
@@ -162,6 +164,7 @@ impl Control {
             sides: parts.sides,
             publisher: parts.publisher,
             schemas: parts.schemas,
+            aliases: parts.aliases,
             guards: parts.guards,
             modules: parts.modules,
             intakes: parts.intakes.into_iter().map(Arc::new).collect(),

@@ -281,6 +281,28 @@ impl Config {
         }
     }
 
+    fn check_aliases(&self, here: &Spot<'_>) {
+        let mut known = HashMap::new();
+        for (name, stream) in &self.streams {
+            for (index, alias) in stream.dead_letters.aliases.iter().enumerate() {
+                let here = here.at(name.as_str()).at("dead_letters").at("aliases").at(index);
+                let taken = self.streams.keys().find(|stream| *stream == alias || stream.dead_letters() == *alias);
+                match taken.or_else(|| known.insert(alias, name)) {
+                    Some(other) => here.error(format!("{alias} means stream {other} already")),
+                    None => {}
+                }
+            }
+        }
+    }
+
+    /// Returns the streams whose dead letters have another name as well, by that name.
+    pub(crate) fn aliases(&self) -> BTreeMap<StreamName, StreamName> {
+        let of = |(name, stream): (&StreamName, &StreamConfig)| {
+            stream.dead_letters.aliases.iter().map(|alias| (alias.clone(), name.clone())).collect::<Vec<_>>()
+        };
+        self.streams.iter().flat_map(of).collect()
+    }
+
     fn check_engine(&self, engine: Option<&EngineName>, here: &Spot<'_>) {
         if let Some(engine) = engine
             && !self.engines.contains_key(engine)
@@ -398,6 +420,7 @@ impl Check for Config {
         for (name, stream) in &self.streams {
             stream.check(name, &here.at("streams").at(name.as_str()));
         }
+        self.check_aliases(&here.at("streams"));
         for (name, target) in &self.targets {
             target.check(&here.at("targets").at(name.as_str()));
         }

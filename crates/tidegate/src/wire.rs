@@ -138,6 +138,7 @@ impl Node {
             desk,
             publisher: inner.publisher.clone(),
             schemas: schemas.all(),
+            aliases: config.aliases(),
             guards,
             modules: modules.clone(),
             intakes,

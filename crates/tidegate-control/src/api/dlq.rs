@@ -118,11 +118,11 @@ pub(crate) struct Entries {
 #[utoipa::path(
     get, path = "/v1/dlq/{stream}", tag = "dlq", operation_id = "dlq_list",
     summary = "List dead letters, newest first",
-    params(("stream" = String, Path, description = "The stream, or its `.dlq`."), ListQuery),
+    params(("stream" = String, Path, description = "The stream, its `.dlq`, or an alias of that."), ListQuery),
     responses((status = 200, description = "A page of dead letters.", body = Entries))
 )]
 pub(crate) async fn list(call: Call) -> Result<Response, Problem> {
-    let stream = call.stream()?;
+    let stream = call.dead_of()?;
     let query: ListQuery = call.query()?;
     let limit = bounded("limit", query.limit.unwrap_or(PAGE_DEFAULT), limits::PAGE_MAX)?;
     let mut ask = DeadQuery {
@@ -190,13 +190,13 @@ pub(crate) async fn list(call: Call) -> Result<Response, Problem> {
     get, path = "/v1/dlq/{stream}/{id}", tag = "dlq", operation_id = "dlq_show",
     summary = "Show a dead letter",
     params(
-        ("stream" = String, Path, description = "The stream, or its `.dlq`."),
+        ("stream" = String, Path, description = "The stream, its `.dlq`, or an alias of that."),
         ("id" = String, Path, description = "Id of the dead letter."),
     ),
     responses((status = 200, description = "The dead letter.", body = Entry))
 )]
 pub(crate) async fn show(call: Call) -> Result<Response, Problem> {
-    let (stream, text) = (call.stream()?, call.id()?);
+    let (stream, text) = (call.dead_of()?, call.id()?);
     // What is no id is the id of none: whoever looks for an entry is told that it is not there, in whatever form they ask.
     let id = text.parse().map_err(|_| Fault::missing(format!("there is no dead letter {text:?} of {stream}")))?;
     json(&Entry::new(call.api.store.dead_letter(&stream, id).await?)?)
@@ -290,11 +290,11 @@ fn counts<K: ToString>(counts: Vec<(K, u64)>) -> serde_json::Map<String, serde_j
 #[utoipa::path(
     get, path = "/v1/dlq/{stream}/report", tag = "dlq", operation_id = "dlq_report",
     summary = "Count dead letters",
-    params(("stream" = String, Path, description = "The stream, or its `.dlq`."), ReportQuery),
+    params(("stream" = String, Path, description = "The stream, its `.dlq`, or an alias of that."), ReportQuery),
     responses((status = 200, description = "The report.", body = Report))
 )]
 pub(crate) async fn report(call: Call) -> Result<Response, Problem> {
-    let stream = call.stream()?;
+    let stream = call.dead_of()?;
     let query: ReportQuery = call.query()?;
     let hours = bounded("hours", query.hours.unwrap_or(24), 24 * 365)?;
     let end = call.api.cx.clock.now();

@@ -147,6 +147,7 @@ pub(crate) async fn parts(tokens: Vec<Token>) -> (ControlParts, Arc<Ailing>, Sto
         publisher,
         modules,
         schemas: std::collections::BTreeMap::new(),
+        aliases: std::collections::BTreeMap::new(),
         guards: vec![Guard::new(target, GuardPolicy::default(), clock, notices)],
         intakes,
         cx,

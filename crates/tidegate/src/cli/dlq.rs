@@ -104,7 +104,7 @@ pub(super) enum Dlq {
 /// Which stream.
 #[derive(Debug, Args)]
 pub(super) struct Place {
-    /// Stream, or its dead-letter stream.
+    /// Stream, its dead-letter stream, or an alias of that.
     #[arg(long)]
     stream: String,
 }

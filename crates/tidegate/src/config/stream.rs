@@ -103,11 +103,14 @@ pub struct DeadLettersConfig {
     pub expire: Switch<Time>,
     /// Those that were reprocessed, resolved, discarded or that expired stay readable for this time.
     pub keep: Time,
+    /// Other names by which people and scripts may ask for them, such as `identity.dlq`, beside the stream's own with the
+    /// ending `.dlq`.
+    pub aliases: Vec<StreamName>,
 }
 
 impl Default for DeadLettersConfig {
     fn default() -> Self {
-        Self { expire: Switch::Off, keep: Time::from_secs(7 * 86_400) }
+        Self { expire: Switch::Off, keep: Time::from_secs(7 * 86_400), aliases: Vec::new() }
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tidegate_core::clock::Clock;
 
 use crate::{
-    node::{Berth, Node, SAMPLE, until},
+    node::{Berth, Node, SAMPLE, tidegate, told, until},
     receiver::Receiver,
 };
 
@@ -59,6 +59,34 @@ async fn a_dead_letter_is_inspected_and_reprocessed_once() {
     let (exit, out, _) = node.cli(&["audit", "messages"]);
     assert!(exit == 0 && out.contains("balanced"), "{out}");
     node.stop().await;
+}
+
+/// Scripts that know the dead letters under another name go on working.
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_may_have_other_names() {
+    let receiver = Receiver::start().await;
+    let config = SAMPLE.replace("https://partner.example/hook", &receiver.url);
+    let config = config.replace("on_full: reject }", "on_full: reject, dead_letters: { aliases: [identity.dlq] } }");
+    let berth = Berth::new(&config);
+    let node = with_dead_letters(&receiver, &berth, &["1", "2", "3"]).await;
+    let named = |args: &[&str]| node.json(&[args, &["--stream", "identity.dlq"]].concat());
+    let list = named(&["dlq", "list", "--count", "20"]);
+    assert_eq!(list, node.json(&["dlq", "list", "--stream", "orders.dlq"]));
+    let ids: Vec<_> = list["entries"].as_array().unwrap().iter().map(|one| one["id"].as_str().unwrap()).collect();
+    assert_eq!(ids.len(), 3);
+    assert_eq!(named(&["dlq", "inspect", "--id", ids[0]])["original_event_id"], "3");
+    assert_eq!(named(&["dlq", "report", "--hours", "24"])["parked"]["deliver"], 3);
+    assert_eq!(named(&["dlq", "resolve", "--id", ids[0], "--note", "by hand"])["resolved"], 1);
+    receiver.answer(200);
+    assert_eq!(named(&["dlq", "reprocess", "--id", ids[1]])["reprocessed"], 1);
+    assert_eq!(node.json(&["dlq", "report", "--stream", "orders"])["parked"]["deliver"], 1);
+    assert_eq!(node.cli(&["dlq", "list", "--stream", "other.dlq"]).0, 1, "no other name is taken for it");
+    node.stop().await;
+    for (taken, why) in [("orders.dlq", "means stream orders"), ("orders", "means stream orders")] {
+        berth.configure(&config.replace("identity.dlq", taken));
+        let (exit, out, err) = told(&tidegate(&["check", "--offline", &berth.config().display().to_string()]));
+        assert!(exit == 78 && err.contains("dead_letters.aliases") && err.contains(why), "{out}{err}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -118,12 +118,12 @@ pub(crate) struct Imported {
     description = "One JSON document in each line, in the shape in which dead letters are listed. One whose event, group \
         and time of burial are there already is not taken in twice. The group must exist and read the stream. When a line \
         is wrong, nothing is taken in.",
-    params(("stream" = String, Path, description = "The stream, or its `.dlq`.")),
+    params(("stream" = String, Path, description = "The stream, its `.dlq`, or an alias of that.")),
     request_body(content = String, content_type = "application/x-ndjson"),
     responses((status = 200, description = "What was taken in.", body = Imported))
 )]
 pub(crate) async fn import(mut call: Call) -> Result<Response, Problem> {
-    let stream = call.stream()?;
+    let stream = call.dead_of()?;
     let body = call.body().await?;
     let mut letters = Vec::new();
     for (index, line) in body.split(|byte| *byte == b'\n').enumerate() {

@@ -75,7 +75,7 @@ pub(crate) struct MoveAsk {
     summary = "Put dead letters back into their stream",
     description = "With the same event, order key and history, for the group that buried them. Never twice, unless forced. \
         The answer is a job; one that has not ended within `wait` is `running` and goes on, over restarts too.",
-    params(("stream" = String, Path, description = "The stream, or its `.dlq`.")),
+    params(("stream" = String, Path, description = "The stream, its `.dlq`, or an alias of that.")),
     request_body = MoveAsk,
     responses((status = 200, description = "What became of them.", body = Job))
 )]
@@ -86,7 +86,7 @@ pub(crate) async fn reprocess(call: Call) -> Result<Response, Problem> {
 #[utoipa::path(
     post, path = "/v1/dlq/{stream}/resolve", tag = "dlq", operation_id = "dlq_resolve",
     summary = "Note that somebody took care of dead letters elsewhere",
-    params(("stream" = String, Path, description = "The stream, or its `.dlq`.")),
+    params(("stream" = String, Path, description = "The stream, its `.dlq`, or an alias of that.")),
     request_body = MoveAsk,
     responses((status = 200, description = "What became of them.", body = Job))
 )]
@@ -97,7 +97,7 @@ pub(crate) async fn resolve(call: Call) -> Result<Response, Problem> {
 #[utoipa::path(
     post, path = "/v1/dlq/{stream}/discard", tag = "dlq", operation_id = "dlq_discard",
     summary = "Give dead letters up",
-    params(("stream" = String, Path, description = "The stream, or its `.dlq`.")),
+    params(("stream" = String, Path, description = "The stream, its `.dlq`, or an alias of that.")),
     request_body = MoveAsk,
     responses((status = 200, description = "What became of them.", body = Job))
 )]
@@ -108,7 +108,7 @@ pub(crate) async fn discard(call: Call) -> Result<Response, Problem> {
 #[utoipa::path(
     post, path = "/v1/dlq/{stream}/purge", tag = "dlq", operation_id = "dlq_purge",
     summary = "Forget dead letters that are not parked, for good",
-    params(("stream" = String, Path, description = "The stream, or its `.dlq`.")),
+    params(("stream" = String, Path, description = "The stream, its `.dlq`, or an alias of that.")),
     request_body = MoveAsk,
     responses((status = 200, description = "What became of them.", body = Job))
 )]
@@ -117,7 +117,7 @@ pub(crate) async fn purge(call: Call) -> Result<Response, Problem> {
 }
 
 async fn work(mut call: Call, verb: JobVerb) -> Result<Response, Problem> {
-    let stream = call.stream()?.origin();
+    let stream = call.dead_of()?.origin();
     let body = call.json_body().await?;
     let ask: MoveAsk = parse(&body)?;
     let wait = wait(ask.wait)?;
