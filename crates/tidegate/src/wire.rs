@@ -154,14 +154,7 @@ impl Node {
             upstreams,
         })?;
         control.watch().await?;
-        let (doors, doors_stop) = service::stop();
-        let mut addresses = Vec::new();
-        for ((listener, address), settings) in listeners.into_iter().zip(&config.listeners) {
-            cx.notices.emit(&Notice::ListenerBound { address: address.to_string() });
-            let router = control.router(settings.mounted())?;
-            supervisor.service(Door::new(listener, address, router, doors_stop.clone()));
-            addresses.push(address);
-        }
+        let (doors, addresses) = open_doors(config, &inner, &control, listeners)?;
         let listeners_file = config.node.data.join("run").join("listeners.json");
         write_listeners(&listeners_file, config, &addresses)?;
         let grace = config.shutdown.grace.get();
@@ -253,6 +246,24 @@ async fn bind(config: &Config) -> Result<Vec<(TcpListener, SocketAddr)>> {
         listeners.push((open, address));
     }
     Ok(listeners)
+}
+
+/// Serves the API on what is bound.
+fn open_doors(
+    config: &Config,
+    node: &engine::Node,
+    control: &Control,
+    listeners: Vec<(TcpListener, SocketAddr)>,
+) -> Result<(Stopper, Vec<SocketAddr>)> {
+    let (doors, stop) = service::stop();
+    let mut addresses = Vec::new();
+    for ((listener, address), settings) in listeners.into_iter().zip(&config.listeners) {
+        node.cx.notices.emit(&Notice::ListenerBound { address: address.to_string() });
+        let router = control.router(settings.mounted())?;
+        node.supervisor.service(Door::new(listener, address, router, stop.clone()));
+        addresses.push(address);
+    }
+    Ok((doors, addresses))
 }
 
 /// Makes the guards of all targets, with what was wanted of them, and what knows of the other nodes.
