@@ -287,9 +287,8 @@ impl Config {
             for (index, alias) in stream.dead_letters.aliases.iter().enumerate() {
                 let here = here.at(name.as_str()).at("dead_letters").at("aliases").at(index);
                 let taken = self.streams.keys().find(|stream| *stream == alias || stream.dead_letters() == *alias);
-                match taken.or_else(|| known.insert(alias, name)) {
-                    Some(other) => here.error(format!("{alias} means stream {other} already")),
-                    None => {}
+                if let Some(other) = taken.or_else(|| known.insert(alias, name)) {
+                    here.error(format!("{alias} means stream {other} already"));
                 }
             }
         }
