@@ -188,6 +188,11 @@ impl Dialog for Limited {
 pub(crate) trait Shift {
     /// Takes note of settled messages; false when there is nothing left to do.
     fn goes_on(&mut self, settled: u64) -> bool;
+
+    /// What becomes of the next delivery.
+    fn outcome(&mut self) -> &'static str {
+        "done"
+    }
 }
 
 /// Until so many are settled, all workers together.
@@ -244,12 +249,14 @@ impl<S: Shift> Worker<S> {
         }
     }
 
-    fn settle_body(&self) -> Vec<u8> {
+    fn settle_body(&mut self) -> Vec<u8> {
         let mut body = b"{\"settlements\":[".to_vec();
         for (index, token) in self.tokens.iter().enumerate() {
             body.extend_from_slice(if index == 0 { b"{\"token\":\"" } else { b",{\"token\":\"" });
             body.extend_from_slice(token);
-            body.extend_from_slice(b"\",\"outcome\":\"done\"}");
+            body.extend_from_slice(b"\",\"outcome\":\"");
+            body.extend_from_slice(self.shift.outcome().as_bytes());
+            body.extend_from_slice(b"\"}");
         }
         body.extend_from_slice(b"]}");
         body
@@ -263,7 +270,8 @@ impl<S: Shift> Dialog for Worker<S> {
         }
         self.settling = !self.tokens.is_empty();
         if self.settling {
-            out.extend_from_slice(&json_post(&self.settle_path, &self.settle_body()));
+            let body = self.settle_body();
+            out.extend_from_slice(&json_post(&self.settle_path, &body));
         } else {
             out.extend_from_slice(&self.claim);
         }
@@ -297,9 +305,25 @@ fn json_post(path: &str, body: &[u8]) -> Vec<u8> {
 
 /// Makes one GET and returns the JSON.
 pub(crate) fn get(address: SocketAddr, path: &str) -> Result<serde_json::Value> {
+    let head = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    once(address, head.as_bytes())
+}
+
+/// Makes one POST of JSON and returns the JSON.
+pub(crate) fn post(address: SocketAddr, path: &str, body: &serde_json::Value) -> Result<serde_json::Value> {
+    let body = body.to_string();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    once(address, head.as_bytes())
+}
+
+fn once(address: SocketAddr, request: &[u8]) -> Result<serde_json::Value> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes())?;
+    stream.write_all(request)?;
     let mut input = Vec::new();
     stream.read_to_end(&mut input)?;
     let (_, body) = whole(&input)?.context("the server closed a connection in the middle of an answer")?;

@@ -16,6 +16,7 @@ mod pickup;
 mod probe;
 mod process;
 mod redis;
+mod relay;
 mod reopen;
 mod scaling;
 mod servers;
@@ -63,6 +64,8 @@ enum Command {
     Steady(steady::Steady),
     /// Tidegate over Redis, PostgreSQL and NATS, against a client by hand on the same server.
     Servers(servers::Servers),
+    /// The relay of an outbox, from PostgreSQL to Redis, while the table grows.
+    Relay(relay::Relay),
     /// What limiter, breaker, ledger, order key and dedupe cost.
     Features(features::Features),
     /// What a message costs while everything around it grows.
@@ -135,6 +138,7 @@ fn main() -> ExitCode {
         Command::Memory(ask) => reopen::memory(&ask),
         Command::Steady(ask) => ask.run(),
         Command::Servers(ask) => ask.run(),
+        Command::Relay(ask) => ask.run(),
         Command::Features(ask) => ask.run(),
         Command::Scaling(ask) => ask.run(),
         Command::Desk(ask) => ask.run(),

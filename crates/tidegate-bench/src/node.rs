@@ -31,7 +31,7 @@ pub(crate) struct Node {
 }
 
 /// Returns the binary: `tidegate` beside this program.
-fn program() -> Result<PathBuf> {
+pub(crate) fn program() -> Result<PathBuf> {
     let path = std::env::current_exe().context("find this program")?.with_file_name("tidegate");
     ensure!(path.exists(), "{} is not there: cargo build --release -p tidegate -p tidegate-bench", path.display());
     Ok(path)
@@ -53,6 +53,10 @@ impl Berth {
         let dir = tempfile::Builder::new().prefix("tidegate-bench-node-").tempdir_in(parent)?;
         fs::write(dir.path().join("tidegate.yaml"), configuration)?;
         Ok(Self { dir, threads })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
     }
 
     pub(crate) fn data(&self) -> PathBuf {

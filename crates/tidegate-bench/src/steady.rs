@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Args;
 use tidegate_core::clock::Clock;
 
@@ -19,12 +19,17 @@ use crate::{
     drive::{Driven, Plan, drive},
     engine::BATCH,
     engine_runs::{PROBE, add_probe, open},
-    http::{EVENTS, Post, Shift, Worker},
+    http::{self, EVENTS, Post, Shift, Worker},
     node::{Berth, Node, pause},
     process::{open_files, resident_bytes},
     spread::millis,
     ui,
 };
+
+/// Time between two reprocessings of all dead letters.
+const AGAIN: Duration = Duration::from_secs(10);
+/// Longest time for what is left at the end.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Args)]
 pub(crate) struct Steady {
@@ -45,18 +50,44 @@ pub(crate) struct Steady {
     /// Pull workers.
     #[arg(long, default_value_t = 4)]
     workers: usize,
+    /// Share of deliveries that fail and are tried again.
+    #[arg(long, default_value_t = 0.01)]
+    retry: f64,
+    /// Share of deliveries that become dead letters; all of them are reprocessed every ten seconds.
+    #[arg(long, default_value_t = 0.001)]
+    reject: f64,
     /// How long settled events and ledger entries are kept: everything that may grow has grown after this.
     #[arg(long, default_value = "30s")]
     keep: String,
 }
 
-/// Until somebody says that it is over.
-struct UntilTold(Arc<AtomicBool>);
+/// Until somebody says that it is over; some deliveries fail until all is calm.
+struct UntilTold {
+    over: Arc<AtomicBool>,
+    calm: Arc<AtomicBool>,
+    retry: f64,
+    reject: f64,
+}
 
 impl Shift for UntilTold {
     fn goes_on(&mut self, _: u64) -> bool {
-        !self.0.load(Ordering::Relaxed)
+        !self.over.load(Ordering::Relaxed)
     }
+
+    fn outcome(&mut self) -> &'static str {
+        let drawn = fastrand::f64();
+        if self.calm.load(Ordering::Relaxed) || drawn >= self.retry + self.reject {
+            return "done";
+        }
+        if drawn < self.reject { "reject" } else { "retry" }
+    }
+}
+
+/// Puts all dead letters back.
+fn reprocess(node: &Node) -> Result<u64> {
+    let ask = serde_json::json!({ "all": true, "reason": "bench" });
+    let moved = http::post(node.address, "/v1/dlq/events/reprocess", &ask)?;
+    moved["reprocessed"].as_u64().with_context(|| format!("no count in {moved}"))
 }
 
 impl Steady {
@@ -77,13 +108,14 @@ impl Steady {
         rate: Option<f64>,
         mut look: impl FnMut(Duration) -> Result<()>,
     ) -> Result<Driven> {
-        let over = Arc::new(AtomicBool::new(false));
+        let (over, calm) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let (address, group) = (node.address, "work");
         let clock = Clock::real();
         thread::scope(|scope| {
             let pulling = scope.spawn(|| {
-                let dialogs =
-                    (0..self.workers).map(|_| Worker::new(group, BATCH, "1s", UntilTold(over.clone()))).collect();
+                let shift =
+                    || UntilTold { over: over.clone(), calm: calm.clone(), retry: self.retry, reject: self.reject };
+                let dialogs = (0..self.workers).map(|_| Worker::new(group, BATCH, "1s", shift())).collect();
                 drive(
                     address,
                     dialogs,
@@ -102,7 +134,8 @@ impl Steady {
                 looked = look(watch.elapsed());
             }
             let published = publishing.join().map_err(|_| anyhow!("the publisher panicked"))?;
-            let done = published.as_ref().map_or(Ok(()), |driven| node.wait_for_done(driven.total));
+            calm.store(true, Ordering::Relaxed);
+            let done = published.as_ref().map_or(Ok(()), |driven| settle_all(node, driven.total));
             over.store(true, Ordering::Relaxed);
             pulling.join().map_err(|_| anyhow!("the workers panicked"))??;
             looked.and(done)?;
@@ -130,7 +163,12 @@ impl Steady {
         ui::step(format!("{:.0} events/s for {:.1} minutes", rate * self.batch as f64, self.minutes));
         let pid = node.process.pid();
         let mut looks: Vec<Look> = Vec::new();
+        let (mut again, mut moved) = (AGAIN, 0);
         let driven = self.load(&node, time, Some(rate), |at| {
+            if at >= again {
+                again = at + AGAIN;
+                moved += reprocess(&node)?;
+            }
             looks.push(Look {
                 at,
                 memory: resident_bytes(pid)?,
@@ -140,6 +178,7 @@ impl Steady {
             Ok(())
         })?;
         board.add("load", "1/s", driven.per_second());
+        board.add("reprocessed", "events", moved as f64);
         board.add("longest publish", "ms", millis(driven.spread.most()));
         board.add("publish: p50", "ms", millis(driven.spread.share(0.5)));
         board.add("publish: p99", "ms", millis(driven.spread.share(0.99)));
@@ -153,6 +192,20 @@ impl Steady {
         board.print(PROBE);
         Ok(())
     }
+}
+
+/// Waits until everything is done, dead letters included.
+fn settle_all(node: &Node, published: u64) -> Result<()> {
+    // What was lent before all was calm may still fail.
+    let watch = Clock::real().stopwatch();
+    while watch.elapsed() < PATIENCE {
+        reprocess(node)?;
+        if node.count("done")? >= published {
+            return Ok(());
+        }
+        pause(Duration::from_millis(200));
+    }
+    bail!("{} of {published} are done", node.count("done")?)
 }
 
 /// What a node looked like at one moment.
