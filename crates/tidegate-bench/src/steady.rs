@@ -41,6 +41,9 @@ pub(crate) struct Steady {
     /// Share of the most that was found.
     #[arg(long, default_value_t = 0.5)]
     load: f64,
+    /// Events per second, where the most is known.
+    #[arg(long, conflicts_with = "load")]
+    rate: Option<f64>,
     /// Events per publish.
     #[arg(long, default_value_t = 10)]
     batch: usize,
@@ -101,7 +104,7 @@ impl Steady {
     }
 
     /// Publishes and pulls side by side; `rate` in publishes per second. Calls `look` about every second.
-    fn load(
+    fn work(
         &self,
         node: &Node,
         time: Duration,
@@ -143,28 +146,34 @@ impl Steady {
         })
     }
 
+    /// Looks for the most that a node can do, in events per second.
+    fn most(&self, board: &mut Board) -> Result<f64> {
+        ui::step("looking for the most that the node can do");
+        let berth = Berth::new(&self.settings.dir, self.settings.threads, &self.configuration())?;
+        let node = berth.start()?;
+        let watch = Clock::real().stopwatch();
+        let most = self.work(&node, self.settings.time(), None, |_| Ok(()))?;
+        let most = most.total as f64 / watch.elapsed().as_secs_f64();
+        board.add("most, published and settled", "1/s", most);
+        Ok(most)
+    }
+
     pub(crate) fn run(&self) -> Result<()> {
         let settings = &self.settings;
         let mut board = open("steady", settings);
         add_probe(&mut board, settings)?;
-        ui::step("looking for the most that the node can do");
-        let berth = Berth::new(&settings.dir, settings.threads, &self.configuration())?;
-        let node = berth.start()?;
-        let watch = Clock::real().stopwatch();
-        let most = self.load(&node, settings.time(), None, |_| Ok(()))?;
-        let most = most.total as f64 / watch.elapsed().as_secs_f64();
-        drop(node);
-        drop(berth);
-        board.add("most, published and settled", "1/s", most);
+        let rate = match self.rate {
+            Some(rate) => rate,
+            None => self.most(&mut board)? * self.load,
+        } / self.batch as f64;
         let berth = Berth::new(&settings.dir, settings.threads, &self.configuration())?;
         let node = berth.start()?;
         let time = Duration::from_secs_f64(self.minutes * 60.0);
-        let rate = most * self.load / self.batch as f64;
         ui::step(format!("{:.0} events/s for {:.1} minutes", rate * self.batch as f64, self.minutes));
         let pid = node.process.pid();
         let mut looks: Vec<Look> = Vec::new();
         let (mut again, mut moved) = (AGAIN, 0);
-        let driven = self.load(&node, time, Some(rate), |at| {
+        let driven = self.work(&node, time, Some(rate), |at| {
             if at >= again {
                 again = at + AGAIN;
                 moved += reprocess(&node)?;
