@@ -33,8 +33,10 @@ const AGAIN_FIRST: Duration = Duration::from_millis(250);
 const AGAIN_MAX: Duration = Duration::from_secs(10);
 /// First wait for transactions that are still writing; doubles up to the poll.
 const WRITERS_FIRST: Duration = Duration::from_millis(10);
-/// Time between two counts of the backlog.
+/// Time between two counts of the backlog, and between two looks at all rows.
 const COUNT_EVERY: Duration = Duration::from_secs(5);
+/// What reads the whole backlog takes at most this part of the time: a count of millions of rows takes seconds.
+const SHARE: u32 = 20;
 
 /// Why a stretch of work came to its end.
 pub(super) enum End {
@@ -63,6 +65,40 @@ struct Statements {
 /// Rows that are not published, with the reasons.
 type Refused<'r> = Vec<(&'r Row, String)>;
 
+/// When something was done that reads the whole backlog, and how long it took.
+#[derive(Default)]
+struct Turn {
+    last: Option<Stopwatch>,
+    took: Duration,
+}
+
+impl Turn {
+    /// Tells whether it is time again, where it is wanted so often.
+    fn is_due(&self, every: Duration) -> bool {
+        self.last.as_ref().is_none_or(|watch| watch.elapsed() >= every.max(self.took * SHARE))
+    }
+
+    fn ended(&mut self, watch: Stopwatch) {
+        (self.took, self.last) = (watch.elapsed(), Some(watch));
+    }
+}
+
+/// Up to which id nothing is left to take. Whoever begins at the lowest id walks over all rows that were published and that
+/// the database could not clean away yet, which one old transaction anywhere in it can make millions.
+#[derive(Default)]
+struct Whole {
+    /// Nothing that is pending, parked rows aside, has an id up to this one; none = that is not known.
+    upto: Option<i64>,
+    looked: Turn,
+}
+
+impl Whole {
+    /// Behind which id the next look begins; none = it looks at all, now and then also because people may send a row again.
+    fn begin(&self) -> Option<i64> {
+        self.upto.filter(|_| !self.looked.is_due(COUNT_EVERY))
+    }
+}
+
 /// Work over one connection.
 pub(super) struct Relay<'a> {
     source: &'a PostgresOutbox,
@@ -71,7 +107,8 @@ pub(super) struct Relay<'a> {
     statements: Statements,
     oid: u32,
     horizon: Horizon,
-    counted: Option<Stopwatch>,
+    whole: Whole,
+    counted: Turn,
     /// Whether rows were taken since the last count.
     has_worked: bool,
 }
@@ -135,9 +172,7 @@ impl<'a> Relay<'a> {
         }
         let oid = survey::oid(&mut link, &table).await?.unwrap_or_default();
         let statements = Statements {
-            take: link
-                .prepare("prepare to take rows", &table.take(), &[Type::INT8, Type::INT8, Type::INT8, Type::INT8])
-                .await?,
+            take: link.prepare("prepare to take rows", &table.take(), &[Type::INT8; 5]).await?,
             mark: link.prepare("prepare to mark rows", &table.mark(), &[Type::INT8_ARRAY]).await?,
             fail: link
                 .prepare(
@@ -146,9 +181,19 @@ impl<'a> Relay<'a> {
                     &[Type::INT8_ARRAY, Type::INT4_ARRAY, Type::FLOAT8_ARRAY, Type::TEXT_ARRAY],
                 )
                 .await?,
-            horizon: link.prepare("prepare to look for writers", &table.horizon(), &[Type::OID]).await?,
+            horizon: link.prepare("prepare to look for writers", &table.horizon(), &[Type::OID, Type::INT8]).await?,
         };
-        Ok(Self { source, feed, link, statements, oid, horizon: Horizon::default(), counted: None, has_worked: false })
+        Ok(Self {
+            source,
+            feed,
+            link,
+            statements,
+            oid,
+            horizon: Horizon::default(),
+            whole: Whole::default(),
+            counted: Turn::default(),
+            has_worked: false,
+        })
     }
 
     async fn work(&mut self, worked: &mut bool) -> Result<std::convert::Infallible, End> {
@@ -215,28 +260,46 @@ impl<'a> Relay<'a> {
         if self.feed.stop.phase() != tidegate_core::service::StopPhase::Running {
             return Err(End::Stopped);
         }
-        let rows = self.take().await?;
-        if rows.is_empty() {
-            let look = self.link.ask_one("look for writers", &self.statements.horizon, &[&self.oid]).await?;
-            let (newest, writers): (i64, Vec<String>) = (look.get(0), look.get(1));
+        let (begin, safe) = (self.whole.begin(), self.horizon.safe());
+        let (rows, waits) = self.take(begin).await?;
+        let Some(last) = rows.last().map(|row| row.id) else {
+            let look = self.link.ask_one("look for writers", &self.statements.horizon, &[&self.oid, &safe]).await?;
+            let (newest, writers, waits): (i64, Vec<String>, bool) = (look.get(0), look.get(1), look.get(2));
+            if waits {
+                self.whole.upto = None;
+            } else if begin.is_none() {
+                self.whole.upto = Some(safe);
+            }
             return Ok(self.horizon.look(newest, writers.into_iter().collect()));
-        }
+        };
         self.source.show(|shown| "publishing".clone_into(&mut shown.state));
         self.has_worked = true;
         let mut refused = Refused::new();
         let published = self.publish(&rows, &mut refused).await?;
         self.mark(&published).await?;
+        // While a row waits for its next attempt, others of its aggregate wait behind it: what is left is not known.
+        self.whole.upto = (!waits && refused.is_empty()).then_some(last);
         self.refuse(refused).await?;
         Ok(true)
     }
 
-    async fn take(&mut self) -> Result<Vec<Row>, End> {
+    /// Takes rows that are due, from an id on, in order. Tells also whether any row waits for its next attempt: then it looks
+    /// at all.
+    async fn take(&mut self, begin: Option<i64>) -> Result<(Vec<Row>, bool), End> {
+        let watch = self.feed.clock.stopwatch();
         let most = i64::try_from(self.source.config.batch).unwrap_or(i64::MAX);
         let largest = i64::try_from(tidegate_core::limits::EVENT_BYTES_MAX).unwrap_or(i64::MAX);
         let rows = self
             .link
-            .ask("take rows", &self.statements.take, &[&self.horizon.safe(), &most, &largest, &BATCH_BYTES])
+            .ask(
+                "take rows",
+                &self.statements.take,
+                &[&self.horizon.safe(), &most, &largest, &BATCH_BYTES, &begin.unwrap_or(i64::MIN)],
+            )
             .await?;
+        if begin.is_none() {
+            self.whole.looked.ended(watch);
+        }
         let more = self.source.config.attributes.len();
         let read = |row: &tokio_postgres::Row| Row {
             id: row.get(0),
@@ -250,7 +313,8 @@ impl<'a> Relay<'a> {
             attempts: row.get(8),
             attributes: (9..9 + more).map(|column| row.get(column)).collect(),
         };
-        Ok(rows.iter().map(read).collect())
+        let waits = rows.first().is_some_and(|row| row.get(9 + more));
+        Ok((rows.iter().map(read).collect(), waits))
     }
 
     /// Publishes what can be published and returns the ids of those rows. What comes after a refused row of the same
@@ -390,14 +454,15 @@ impl<'a> Relay<'a> {
 
     /// Counts the backlog when it is time, and when a relay that has worked has nothing to do any more.
     async fn count(&mut self, is_idle: bool) -> Result<(), End> {
-        let is_due = self.counted.as_ref().is_none_or(|watch| watch.elapsed() >= COUNT_EVERY);
-        if !(is_due || is_idle && self.has_worked) {
+        let every = if is_idle && self.has_worked { Duration::ZERO } else { COUNT_EVERY };
+        if !self.counted.is_due(every) {
             return Ok(());
         }
+        let watch = self.feed.clock.stopwatch();
         let figures = survey::figures(&mut self.link, &Table::new(&self.source.config)).await?;
         let at = self.feed.clock.now();
         self.source.show(|shown| (shown.figures, shown.counted_at) = (Some(figures), Some(at)));
-        self.counted = Some(self.feed.clock.stopwatch());
+        self.counted.ended(watch);
         self.has_worked = false;
         Ok(())
     }

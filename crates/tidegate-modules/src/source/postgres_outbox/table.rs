@@ -162,7 +162,19 @@ impl<'a> Table<'a> {
         format!("{row}{} >= '{PARKED_FROM}'", quoted(&self.columns.next_attempt_at))
     }
 
-    /// Reads rows that are due, in order: $1 highest id, $2 most rows, $3 most bytes of a payload, $4 most bytes in all.
+    /// Tells whether a row waits for its next attempt, or had one that is due again.
+    fn waits(&self) -> String {
+        format!(
+            "EXISTS (SELECT FROM {table} w WHERE {pending} AND w.{next} IS NOT NULL AND NOT {parked})",
+            table = self.name(),
+            pending = self.pending("w."),
+            next = quoted(&self.columns.next_attempt_at),
+            parked = self.parked("w."),
+        )
+    }
+
+    /// Reads rows that are due, in order: $1 highest id, $2 most rows, $3 most bytes of a payload, $4 most bytes in all, $5
+    /// the id behind which it begins, unless a row waits for its next attempt; each row says at its end whether one does.
     ///
     /// A row waits while an older one of its aggregate waits for its next attempt; a parked one holds up nobody.
     pub(super) fn take(&self) -> String {
@@ -191,12 +203,13 @@ impl<'a> Table<'a> {
         let extra: String = (0..self.config.attributes.len()).map(|number| format!(", extra_{number}")).collect();
         format!(
             "SELECT id, event_id, event_type, aggregate_type, aggregate_id, CASE WHEN size <= $3::bigint THEN payload END, \
-             size, created_at, attempts{extra} FROM (SELECT *, (sum(size) OVER (ORDER BY id))::bigint AS total FROM (\
+             size, created_at, attempts{extra}, waits FROM (SELECT *, (sum(size) OVER (ORDER BY id))::bigint AS total FROM (\
              SELECT *, coalesce(octet_length(payload), 0)::bigint AS size FROM (\
              SELECT o.{id}::bigint AS id, o.{event_id}::text AS event_id, o.{event_type}::text AS event_type, \
              {aggregate_type}::text AS aggregate_type, o.{aggregate}::text AS aggregate_id, o.{payload}::text AS payload, \
-             {created} AS created_at, coalesce(o.{attempts}, 0)::integer AS attempts{more} FROM {table} o \
-             WHERE {pending} AND o.{id} <= $1::bigint AND (o.{next} IS NULL OR o.{next} <= now()) \
+             {created} AS created_at, coalesce(o.{attempts}, 0)::integer AS attempts{more}, (SELECT {waits}) AS waits FROM {table} o \
+             WHERE {pending} AND o.{id} > (SELECT CASE WHEN {waits} THEN -9223372036854775808 ELSE $5::bigint END) \
+             AND o.{id} <= $1::bigint AND (o.{next} IS NULL OR o.{next} <= now()) \
              AND NOT EXISTS (SELECT FROM {table} b WHERE {b_pending} AND b.{next} > now() AND NOT {b_parked} \
              AND b.{aggregate} = o.{aggregate}{same_type} AND b.{id} < o.{id}) \
              ORDER BY o.{id} LIMIT $2::bigint) taken) sized) summed WHERE total - size <= $4::bigint ORDER BY id",
@@ -209,20 +222,23 @@ impl<'a> Table<'a> {
             pending = self.pending("o."),
             b_pending = self.pending("b."),
             b_parked = self.parked("b."),
+            waits = self.waits(),
         )
     }
 
-    /// Reads the newest id that is not published, and who has written into the table and is not over: $1 the table's oid.
+    /// Reads the newest id above $2 that is not published, who has written into the table and is not over, and whether a row
+    /// waits for its next attempt: $1 the table's oid.
     ///
     /// The rows are seen as they were before the locks are looked at. Whoever has no lock then, and no row that was
     /// seen, draws a higher id or is over.
     pub(super) fn horizon(&self) -> String {
         format!(
-            "SELECT (SELECT coalesce(max(o.{id}), 0)::bigint FROM {table} o WHERE {pending}), \
+            "SELECT (SELECT coalesce(max(o.{id}), 0)::bigint FROM {table} o WHERE {pending} AND o.{id} > $2::bigint), \
              ARRAY(SELECT DISTINCT l.virtualtransaction || '/' || coalesce(l.pid::text, '') FROM pg_locks l \
              WHERE l.locktype = 'relation' AND l.relation = $1::oid AND l.mode = 'RowExclusiveLock' AND l.granted \
              AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()) \
-             AND l.pid IS DISTINCT FROM pg_backend_pid())",
+             AND l.pid IS DISTINCT FROM pg_backend_pid()), {waits}",
+            waits = self.waits(),
             id = quoted(&self.columns.id),
             table = self.name(),
             pending = self.pending("o."),

@@ -438,6 +438,81 @@ async fn a_stream_that_is_full_spends_no_attempt() {
     run.stop().await.unwrap();
 }
 
+/// One old transaction keeps the database from cleaning away what was published: a look must not walk over all of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_published_and_not_cleaned_away_is_not_read_again() {
+    const OLD: u64 = 20_000;
+    const COMMITS: u64 = 60;
+    let scene = Scene::new(", poll: 50ms");
+    let old = scene.client().await;
+    old.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM identity.outbox").await.unwrap();
+    scene.server.psql(&insert(0, OLD as i64, 100));
+    let published =
+        |count: u64| scene.server.psql("SELECT count(*) FROM identity.outbox WHERE published") == count.to_string();
+    // What a session has read is told when it ends.
+    let read = |scene: &Scene| -> u64 {
+        let sql = "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'outbox_pending'";
+        scene.server.psql(sql).parse().unwrap()
+    };
+    let run = scene.run();
+    scene.until("all are published", |_| published(OLD)).await;
+    run.stop().await.unwrap();
+    scene.until("what was read is told", |scene| read(scene) >= OLD).await;
+    let before = read(&scene);
+    let run = scene.run();
+    for n in 0..COMMITS {
+        let next = (OLD + n) as i64;
+        scene.server.psql(&insert(next, next + 1, 100));
+        scene.until("the next is published", |_| published(OLD + n + 1)).await;
+    }
+    run.stop().await.unwrap();
+    scene.until("what was read is told", |scene| read(scene) > before).await;
+    let more = read(&scene) - before;
+    assert!(more < COMMITS * OLD, "{more} entries were read for {COMMITS} rows: as if each commit had looked at all");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_somebody_sends_again_are_found_beside_new_ones() {
+    let scene = Scene::new(", poll: 50ms, batch: 20");
+    scene.server.psql(&insert(0, 2000, 10));
+    let run = scene.run();
+    scene.until("all are published", |scene| scene.server.psql(UNPUBLISHED) == "0").await;
+    scene.server.psql("UPDATE identity.outbox SET published = false WHERE id <= 1000");
+    scene.server.psql(&insert(2000, 2020, 10));
+    scene.until("all are published again", |scene| scene.server.psql(UNPUBLISHED) == "0").await;
+    scene.until_seen(&(0..2020).collect::<Vec<_>>()).await;
+    run.stop().await.unwrap();
+}
+
+/// What waited behind a row that failed comes after it and before what is newer, whatever was published meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waited_behind_a_failed_row_keeps_its_place() {
+    let scene = Scene::new(", poll: 50ms, batch: 5, retry: { attempts: 9, first: 1h, max: 1h }");
+    let one = |n: i64, aggregate: &str, payload: &str| {
+        format!(
+            "INSERT INTO identity.outbox (event_type, aggregate_id, payload) VALUES \
+             ('UserUpdated', lpad('{aggregate}', 32, '0')::uuid, {payload}) -- {n}"
+        )
+    };
+    let good = |n: i64| format!("jsonb_build_object('n', {n})");
+    let bad = "jsonb_build_object('n', repeat('x', 3000000))";
+    scene.server.psql(&one(0, "a", bad));
+    scene.server.psql(&one(1, "a", &good(1)));
+    scene.server.psql(&insert(100, 120, 7));
+    let run = scene.run();
+    scene.until_seen(&(100..120).collect::<Vec<_>>()).await;
+    scene.server.psql(&one(2, "a", &good(2)));
+    scene.server.psql(&insert(120, 140, 7));
+    scene.until_seen(&(100..140).collect::<Vec<_>>()).await;
+    scene
+        .server
+        .psql(&format!("UPDATE identity.outbox SET payload = {}, next_attempt_at = now() WHERE id = 1", good(0)));
+    scene.until("all are published", |scene| scene.server.psql(UNPUBLISHED) == "0").await;
+    let seen = scene.seen();
+    assert_eq!(seen[40..], [0, 1, 2], "in the order of the aggregate");
+    run.stop().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_relays_one_works_and_the_other_takes_over() {
     let scene = Scene::new(", poll: 10ms");
