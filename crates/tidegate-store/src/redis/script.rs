@@ -8,6 +8,7 @@ use tidegate_core::delivery::Position;
 use super::reply::id_text;
 
 const PRELUDE: &str = include_str!("lua/prelude.lua");
+const GROUPS: &str = include_str!("lua/groups.lua");
 const LETTERS: &str = include_str!("lua/letters.lua");
 
 /// One script.
@@ -25,7 +26,7 @@ macro_rules! scripts {
 
         /// The scripts, put together once.
         pub(crate) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
-            $($name: Script::new(&[PRELUDE, $($with,)? include_str!(concat!("lua/", stringify!($name), ".lua"))]),)+
+            $($name: Script::new(&[PRELUDE, GROUPS, $($with,)? include_str!(concat!("lua/", stringify!($name), ".lua"))]),)+
         });
     };
 }
