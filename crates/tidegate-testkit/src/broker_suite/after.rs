@@ -248,6 +248,18 @@ pub(super) async fn what_is_skipped_holds_nobody_back(mut case: Case) {
     assert_eq!(case.status().await.skipped, 1);
 }
 
+pub(super) async fn what_was_skipped_is_forgotten_with_the_ledger(case: Case) {
+    case.stream(STREAM).await;
+    case.declare_group(&GroupSpec { ledger: Some(MINUTE), ..spec() }).await;
+    case.publish(vec![event("a"), waiting("b", "a")]).await;
+    let lent = claim(&case, &["a"]).await;
+    case.settle(&lent[0], Settlement::Skip).await;
+    case.advance(MINUTE + Duration::from_millis(1));
+    case.store.upkeep().await.unwrap();
+    claim(&case, &[]).await;
+    assert_eq!(blocked(&case).await, ["b: a"]);
+}
+
 pub(super) async fn a_skip_does_not_undo_what_is_done(case: Case) {
     set(&case).await;
     let letter = case.bury_new("a", "first").await;
@@ -343,6 +355,11 @@ pub(super) async fn nobody_waits_where_the_group_does_not_want_it(case: Case) {
     // Whoever waits already is let go when the group changes its mind.
     case.declare_group(&GroupSpec { after: false, ..spec() }).await;
     claim(&case, &["b"]).await;
+    case.declare_group(&spec()).await;
+    case.publish(vec![waiting("c", "a")]).await;
+    claim(&case, &[]).await;
+    case.declare_group(&GroupSpec { ledger: None, ..spec() }).await;
+    claim(&case, &["c"]).await;
 }
 
 pub(super) async fn each_group_does_its_own(case: Case) {
@@ -402,6 +419,29 @@ pub(super) async fn what_was_done_before_is_not_waited_for_once_it_left(case: Ca
     claim(&case, &["d"]).await;
 }
 
+/// Dropped, expired or buried while it waited: it does not come back when the others are done, and holds nobody up.
+pub(super) async fn who_left_is_not_woken(case: Case) {
+    case.declare_stream(&StreamSpec { max_backlog: Some(4), ..stream_spec(STREAM) }).await;
+    case.declare_group(&spec()).await;
+    let late = waiting("late", "a").with_extension(EXPIRY_TIME, case.now().plus(MINUTE).to_string());
+    let events = vec![waiting("dropped", "a"), late, waiting("buried", "a, c"), waiting("stays", "a")];
+    let positions = case.publish(events).await;
+    claim(&case, &[]).await;
+    assert_eq!(case.store.shed(&stream_name(STREAM), 1).await.unwrap(), 1);
+    let how = UnblockHow::Bury { failure: Failure::new(FaultClass::Invalid, "broken"), config: "fingerprint".into() };
+    assert_eq!(case.store.unblock(&unblock(&positions[2..3], how)).await.unwrap(), [true]);
+    case.advance(MINUTE);
+    claim(&case, &[]).await;
+    let status = case.status().await;
+    assert_eq!((status.dropped, status.expired, status.dead, status.blocked), (1, 1, 1, 1));
+    case.publish_ids(&["a"]).await;
+    let lent = claim(&case, &["a"]).await;
+    case.done(&lent).await;
+    let lent = claim(&case, &["stays"]).await;
+    case.done(&lent).await;
+    assert_eq!(case.counts().await, [0, 0, 0, 2, 1]);
+}
+
 pub(super) async fn who_waits_is_woken(case: Case) {
     set(&case).await;
     case.publish(vec![waiting("b", "a"), event("a")]).await;
@@ -450,6 +490,7 @@ pub(super) async fn what_waits_is_not_removed(case: Case) {
     let lent = claim(&case, &["x", "y", "z"]).await;
     case.done(&lent).await;
     case.upkeep_until("the start moves", async || case.stream_status(STREAM).await.first != Some(positions[0])).await;
+    assert_eq!(blocked(&case).await, ["b: a"]);
     case.publish_ids(&["a"]).await;
     let lent = claim(&case, &["a"]).await;
     case.done(&lent).await;
@@ -488,4 +529,28 @@ pub(super) async fn what_waits_stands_in_its_line_as_a_failed_one(case: Case) {
         let lent = claim(&[id]).await;
         case.done(&lent).await;
     }
+}
+
+/// Who waits at the head of its line and holds it lets the next one stand there, and that may wait as well.
+pub(super) async fn who_waits_lets_its_line_go_when_it_leaves(case: Case) {
+    case.stream(STREAM).await;
+    let held = |id: &str, after: &str| keyed(id, "k").with_extension(AFTER, after.to_owned());
+    case.declare_group(&ordered(OnFailure::Block)).await;
+    let late = held("k2", "b").with_extension(EXPIRY_TIME, case.now().plus(MINUTE).to_string());
+    let positions = case.publish(vec![held("k1", "a"), late, held("k3", "c"), keyed("k4", "k")]).await;
+    claim(&case, &[]).await;
+    assert_eq!(blocked(&case).await, ["k1: a"]);
+    let how = UnblockHow::Bury { failure: Failure::new(FaultClass::Invalid, "broken"), config: "fingerprint".into() };
+    assert_eq!(case.store.unblock(&unblock(&positions[..2], how)).await.unwrap(), [true, false]);
+    claim(&case, &[]).await;
+    assert_eq!(blocked(&case).await, ["k2: b"]);
+    case.advance(MINUTE);
+    claim(&case, &[]).await;
+    assert_eq!(blocked(&case).await, ["k3: c"], "the one before has expired");
+    assert!(let_go(&case, positions[2]).await);
+    for id in ["k3", "k4"] {
+        let lent = claim(&case, &[id]).await;
+        case.done(&lent).await;
+    }
+    assert_eq!(case.counts().await, [0, 0, 0, 2, 1]);
 }

@@ -5,15 +5,18 @@ use std::time::Duration;
 use tidegate_core::{
     after::AFTER,
     delivery::{Delivery, Position, Settlement},
-    event::{DELIVER_AT, Event, PARTITION_KEY},
+    event::{DELIVER_AT, EXPIRY_TIME, Event, PARTITION_KEY},
     limits,
     order::OrderBy,
     priority::PRIORITY,
-    store::{Broker as _, Claim, GroupSpec, OnFailure},
+    store::{Broker as _, Claim, DeadQuery, GroupSpec, OnFailure, StreamSpec},
     whereabouts::Place,
 };
 
-use super::case::{Case, DONE, GROUP, LEASE, STREAM, event, group_name, group_spec, ids, keyed};
+use super::case::{
+    Case, DONE, GROUP, LEASE, REPROCESS, STREAM, bury, event, group_name, group_spec, ids, keyed, stream_name,
+    stream_spec,
+};
 
 /// What one step of priority is worth.
 const STEP: Duration = Duration::from_secs(60);
@@ -111,6 +114,43 @@ pub(super) async fn what_comes_back_keeps_its_rank(case: Case) {
     case.done(&lent).await;
     case.advance(STEP);
     claim(&case, &["high", "low"]).await;
+}
+
+pub(super) async fn a_lost_lease_keeps_its_rank(case: Case) {
+    set(&case, spec()).await;
+    case.publish(vec![urgent("high", 7), urgent("higher", 8)]).await;
+    claim(&case, &["higher", "high"]).await;
+    case.advance(LEASE);
+    claim(&case, &["higher", "high"]).await;
+}
+
+/// What leaves without a handler makes room for the next, in the same claim.
+pub(super) async fn what_left_has_no_rank(case: Case) {
+    case.declare_stream(&StreamSpec { max_backlog: Some(4), ..stream_spec(STREAM) }).await;
+    case.declare_group(&spec()).await;
+    let late = urgent("late", 9).with_extension(EXPIRY_TIME, case.now().plus(STEP).to_string());
+    case.publish(vec![urgent("dropped", 3), urgent("high", 9), late, urgent("mid", 5)]).await;
+    let lent = claim(&case, &["high"]).await;
+    case.done(&lent).await;
+    assert_eq!(case.store.shed(&stream_name(STREAM), 2).await.unwrap(), 1);
+    case.advance(STEP);
+    let lent = claim(&case, &["mid"]).await;
+    case.done(&lent).await;
+    claim(&case, &[]).await;
+    let status = case.status().await;
+    assert_eq!((status.done, status.expired, status.dropped, status.waiting), (2, 1, 1, 0));
+}
+
+pub(super) async fn what_is_sent_back_behind_an_end_has_a_rank(case: Case) {
+    case.stream(STREAM).await;
+    let positions = case.publish(vec![urgent("low", 0), urgent("high", 9), event("beyond")]).await;
+    case.declare_group(&GroupSpec { end: Some(positions[2]), ..spec() }).await;
+    let lent = claim(&case, &["high"]).await;
+    case.settle(&lent[0], bury("broken")).await;
+    let letter = case.dead(&DeadQuery { limit: 1, ..DeadQuery::default() }).await[0].id;
+    case.move_dead(&[letter], REPROCESS).await;
+    claim(&case, &["high", "low"]).await;
+    claim(&case, &[]).await;
 }
 
 pub(super) async fn the_order_of_priorities_outlives_a_restart(mut case: Case) {

@@ -71,7 +71,7 @@ BEGIN
     SELECT gid, count(*) FILTER (WHERE kind IN ('D', 'S')) AS done, count(*) FILTER (WHERE kind = 'S') AS skipped,
       count(*) FILTER (WHERE kind = 'B') AS dead, array_agg(DISTINCT k) FILTER (WHERE had) AS keys,
       -- What was done before the group went back is not waited for any longer, however it leaves.
-      array_agg(DISTINCT f) FILTER (WHERE after AND led IS NOT NULL AND (kind IN ('D', 'S') OR again_n IS NOT NULL)) AS fs
+      array_agg(DISTINCT f) FILTER (WHERE after AND led IS NOT NULL AND (kind IN ('D', 'S') OR again_n > 0)) AS fs
     FROM gone GROUP BY gid
   LOOP
     UPDATE groups g SET done = g.done + r.done, skip = g.skip + r.skipped, dead = g.dead + r.dead WHERE g.id = r.gid;

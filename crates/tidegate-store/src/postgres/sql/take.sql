@@ -162,7 +162,7 @@ BEGIN
   g.dropped := g.dropped + v_lost;
   PERFORM tg_release(g.id, v_keys);
   -- What was done before the group went back is not waited for any longer, however it leaves.
-  IF g.after AND g.again_n IS NOT NULL AND v_fs IS NOT NULL THEN PERFORM tg_met(g.id, v_fs); END IF;
+  IF g.after AND g.again_n > 0 AND v_fs IS NOT NULL THEN PERFORM tg_met(g.id, v_fs); END IF;
 END $$;
 
 -- Lends. `p_ns` and `p_keys` are what was shown of a group with order keys; `p_reach` is a position up to which it looks in

@@ -29,7 +29,7 @@ BEGIN
   END IF;
   UPDATE groups SET cur = v_to, dropped = dropped + v_dropped WHERE id = p_gid;
   -- What was done before the group went back is not waited for any longer, and what nobody had looked at has no name here.
-  IF g.after AND g.again_n IS NOT NULL AND v_dropped > 0 THEN PERFORM tg_look_anew(p_gid); END IF;
+  IF g.after AND g.again_n > 0 AND v_dropped > 0 THEN PERFORM tg_look_anew(p_gid); END IF;
   RETURN v_dropped;
 END $$;
 
