@@ -22,6 +22,7 @@ mod server;
 mod settle;
 mod status;
 mod upkeep;
+mod waits;
 mod wake;
 mod whereabouts;
 

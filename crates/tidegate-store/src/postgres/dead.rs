@@ -134,7 +134,7 @@ impl PostgresStore {
     }
 
     async fn move_letters(&self, step: &DeadStep) -> Result<Vec<DeadStepStatus>> {
-        check_step(step, Event::check)?;
+        check_step(step)?;
         let head = self.dead_head(&step.stream).await?;
         if step.ids.is_empty() && step.progress.is_none() {
             return Ok(Vec::new());

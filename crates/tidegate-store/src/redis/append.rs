@@ -37,7 +37,7 @@ impl RedisStore {
         if events.is_empty() {
             return Ok(Vec::new());
         }
-        events.iter().try_for_each(entry::check)?;
+        events.iter().try_for_each(Event::check)?;
         let what = format!("append to stream {:?}", name.as_str());
         let mut answer = loop {
             self.open_still()?;
@@ -94,6 +94,14 @@ impl RedisStore {
         let (first, last, is_kept) = (answer.position()?, answer.position()?, answer.flag()?);
         let found = answer.list()?.each(|entry| parse(&entry.entry()?, &head.spec.name))?;
         Ok(Slice { last, first, is_kept, found })
+    }
+
+    /// Reads the event at a position, also one that is only kept for a group; none when there is none.
+    pub(crate) async fn kept_at(&self, head: &StreamHead, position: Position) -> Result<Option<Parsed>> {
+        let mut ask = self.ask(&SCRIPTS.kept);
+        ask.number(head.id).position(position);
+        let mut entries = self.run(ask, "read an event").await?;
+        if entries.is_empty() { Ok(None) } else { parse(&entries.entry()?, &head.spec.name).map(Some) }
     }
 
     pub(crate) async fn read_page(&self, name: &StreamName, from: Position, max: usize) -> Result<Page<Stored>> {

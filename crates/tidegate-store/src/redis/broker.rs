@@ -11,8 +11,8 @@ use tidegate_core::{
     names::{GroupName, StreamName},
     seek::{Rehearsal, SeekTo, Sought},
     store::{
-        Appended, Broker, Claim, Claimed, GroupSpec, GroupStatus, Page, Peer, Promises, StoreStatus, Stored,
-        StreamSpec, StreamStatus,
+        Appended, Blocked, Broker, Claim, Claimed, GroupSpec, GroupStatus, Page, Peer, Promises, StoreStatus, Stored,
+        StreamSpec, StreamStatus, Unblock,
     },
     whereabouts::{Find, Finding, Standing, Steps},
 };
@@ -94,6 +94,14 @@ impl Broker for RedisStore {
 
     async fn settle(&self, settled: Vec<Settled>) -> Result<Vec<SettleStatus>> {
         self.settle_all(settled).await
+    }
+
+    async fn blocked(&self, group: &GroupName, from: Position, max: usize) -> Result<Page<Blocked>> {
+        self.list_blocked(&*self.group_head(group).await?, from, max).await
+    }
+
+    async fn unblock(&self, ask: &Unblock) -> Result<Vec<bool>> {
+        self.unblock_some(&*self.group_head(&ask.group).await?, ask).await
     }
 
     async fn wait(&self, group: &GroupName, until: Timestamp) {

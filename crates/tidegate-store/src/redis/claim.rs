@@ -4,11 +4,12 @@ use std::sync::atomic::Ordering;
 
 use bytestring::ByteString;
 use tidegate_core::{
+    after,
     clock::Timestamp,
-    delivery::{Delivery, Lease, LeaseToken},
+    delivery::{Delivery, Lease, LeaseToken, Position},
     event::{DELIVER_AT, EXPIRY_TIME, Event},
     fault::{FaultKind, Result},
-    limits,
+    limits, priority,
     store::{Claim, Claimed},
 };
 
@@ -17,6 +18,7 @@ use super::{
     entry::{Parsed, attempts, parse},
     hex,
     registry::{GroupHead, millis},
+    reply::behind,
     script::{Ask, SCRIPTS},
 };
 pub(crate) use crate::served::facts::instant;
@@ -32,6 +34,10 @@ const LOOKS_MAX: usize = 2 * limits::ORDER_LOOKAHEAD_MAX / PAGE;
 /// What one look showed.
 struct Shown {
     generation: u64,
+    /// How many of those shown may have no rank yet; they come first.
+    fresh: usize,
+    /// Whether some of them may be lent: in the order of ranks, only when all have one.
+    lends: bool,
     /// Whether there may be more than was shown.
     more: bool,
     due: Option<Timestamp>,
@@ -70,15 +76,12 @@ impl RedisStore {
         };
         let now = self.options.clock.now();
         let mut claiming = Claiming { head: &head, ask, now, out: Claimed::default(), bytes: 0 };
-        let mut page = claiming.room();
+        // By rank, what is lent first is known when all that may be lent is.
+        let mut page = if head.spec.priority_step.is_some() { PAGE } else { claiming.room() };
         for _ in 0..LOOKS_MAX {
             let shown = self.look(&mut claiming, page.min(PAGE)).await?;
             claiming.out.next_due = shown.due;
-            if shown.found.is_empty() {
-                break;
-            }
-            let full = self.lend(&mut claiming, &shown).await?;
-            if full || !shown.more {
+            if shown.found.is_empty() || !self.lend(&mut claiming, &shown).await? {
                 break;
             }
             // What was shown could mostly not be lent: a wider look finds sooner what can be.
@@ -90,6 +93,21 @@ impl RedisStore {
         Ok(claiming.out)
     }
 
+    /// Lets a group look at everything before a position or at it, as far as it looks at all, and lends nothing.
+    pub(crate) async fn look_up_to(&self, head: &GroupHead, last: Position) -> Result<()> {
+        let lease = std::time::Duration::ZERO;
+        let ask = Claim { group: head.spec.name.clone(), max: 0, lease, before: Some(behind(last)) };
+        let now = self.options.clock.now();
+        let mut claiming = Claiming { head, ask: &ask, now, out: Claimed::default(), bytes: 0 };
+        for _ in 0..limits::ORDER_LOOKAHEAD_MAX / PAGE {
+            let shown = self.look(&mut claiming, PAGE).await?;
+            if shown.found.is_empty() || !self.lend(&mut claiming, &shown).await? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     fn of_session(&self, ask: &mut Ask, claiming: &Claiming<'_>) {
         ask.number(claiming.head.id).text(&self.options.node).text(&hex(self.owner)).number(claiming.now.as_millis());
     }
@@ -98,6 +116,7 @@ impl RedisStore {
         let mut ask = self.ask(&SCRIPTS.look);
         self.of_session(&mut ask, claiming);
         ask.number(page)
+            .number(claiming.room())
             .number(millis(claiming.ask.lease))
             .maybe_position(claiming.ask.before)
             .number(limits::CLAIM_BYTES_MAX)
@@ -115,15 +134,14 @@ impl RedisStore {
             *self.told.lock().leases_lost.entry(claiming.head.id).or_default() += u64::from(lost);
         }
         let generation = answer.number()?;
-        let _known: u64 = answer.number()?;
-        let more = answer.flag()?;
+        let (fresh, lends, more) = (answer.number()?, answer.flag()?, answer.flag()?);
         let due = answer.maybe_time()?;
         let stream = &claiming.head.spec.stream;
         let found = answer.list()?.each(|entry| parse(&entry.entry()?, stream))?;
-        Ok(Shown { generation, more: more || answer.flag()?, due, found })
+        Ok(Shown { generation, fresh, lends, more: more || answer.flag()?, due, found })
     }
 
-    /// Lends what still may be lent of what was shown; returns whether nothing more can be.
+    /// Lends what still may be lent of what was shown; returns whether there may be more.
     async fn lend(&self, claiming: &mut Claiming<'_>, shown: &Shown) -> Result<bool> {
         let mut ask = self.ask(&SCRIPTS.lend);
         let call = self.calls.fetch_add(1, Ordering::Relaxed);
@@ -136,6 +154,8 @@ impl RedisStore {
             .number(claiming.bytes)
             .number(limits::ORDER_LOOKAHEAD_MAX)
             .number(TWIN_WAIT)
+            .number(shown.fresh)
+            .number(u8::from(shown.lends))
             .number(shown.found.len());
         for parsed in &shown.found {
             self.candidate(&mut ask, claiming.head, parsed);
@@ -170,7 +190,8 @@ impl RedisStore {
         claiming.out.duplicates += answer.number::<u32>()?;
         claiming.out.expired += answer.number::<u32>()?;
         claiming.out.next_due = answer.maybe_time()?;
-        answer.flag()
+        let (is_full, is_left) = (answer.flag()?, answer.flag()?);
+        Ok(!is_full && (shown.more || is_left))
     }
 
     fn candidate(&self, ask: &mut Ask, head: &GroupHead, parsed: &Parsed) {
@@ -185,7 +206,17 @@ impl RedisStore {
             .maybe(instant(event, EXPIRY_TIME).map(Timestamp::as_millis))
             .maybe(instant(event, DELIVER_AT).map(Timestamp::as_millis))
             .number(event.size())
-            .text(past);
+            .text(past)
+            // What was stored before the attribute had its meaning may be no number.
+            .number(priority::of(event).unwrap_or(priority::PRIORITY_USUAL))
+            .bytes(&self.named(event));
+    }
+
+    /// By what ledgers recognise the events that one names, one behind the other.
+    pub(crate) fn named(&self, event: &Event) -> Vec<u8> {
+        // Nor may it be a list: then it names nobody.
+        let names = after::names(event).unwrap_or_default();
+        names.iter().flat_map(|name| self.mark(&name.source, &name.id)).collect()
     }
 
     /// By what ledgers recognise an event.

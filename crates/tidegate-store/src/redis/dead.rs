@@ -146,7 +146,7 @@ impl RedisStore {
     }
 
     async fn move_letters(&self, step: &DeadStep) -> Result<Vec<DeadStepStatus>> {
-        check_step(step, entry::check)?;
+        check_step(step)?;
         let head = self.dead_head(&step.stream).await?;
         let now = self.options.clock.now();
         let (action, forced) = action_word(&step.action);
@@ -230,7 +230,7 @@ impl RedisStore {
         ask.number(head.id).number(self.options.clock.now().as_millis()).number(letters.len());
         let mut bytes = 0;
         for letter in letters {
-            entry::check(&letter.event)?;
+            letter.event.check()?;
             let group = self.group_head(&letter.group).await?;
             if group.spec.stream != origin {
                 let (group, stream) = (letter.group.as_str(), origin.as_str());

@@ -4,7 +4,6 @@
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 use tidegate_core::{
-    after::{self, AFTER},
     clock::Timestamp,
     delivery::Position,
     event::{Attribute, CORRELATION_ID, Data, ENVELOPE_FAULT, Event, PARTITION_KEY, Reader, put_bytes, put_number},
@@ -36,17 +35,6 @@ const ENVELOPE: [&str; 10] = [
 const NO_ID: &str = "00000000-0000-0000-0000-000000000000";
 const DATA_IN_PAYLOAD: u8 = 1;
 const HAS_HEAD: u8 = 2;
-
-/// Refuses an event that is none, and one that asks for what this engine does not do: it must not run before its time
-/// without a word.
-pub(crate) fn check(event: &Event) -> Result<()> {
-    event.check()?;
-    if !after::names(event)?.is_empty() {
-        let note = format!("attribute {AFTER:?}: the engine on Redis holds no event back for others");
-        return Err(Fault::invalid(note));
-    }
-    Ok(())
-}
 
 /// What goes with an event that was reprocessed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

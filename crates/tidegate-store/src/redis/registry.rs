@@ -126,7 +126,7 @@ impl RedisStore {
     /// Declares a group.
     pub(crate) async fn declare_one_group(&self, spec: &GroupSpec) -> Result<()> {
         self.stream_head(&spec.stream).await?;
-        let declared = GroupSpec { start: Start::Earliest, after: false, priority_step: None, ..spec.clone() };
+        let declared = GroupSpec { start: Start::Earliest, ..spec.clone() };
         if self.registry.read().groups.get(&spec.name).is_some_and(|head| head.spec == declared) {
             return Ok(());
         }
@@ -137,7 +137,7 @@ impl RedisStore {
     pub(crate) async fn declare_group_anew(&self, spec: &GroupSpec) -> Result<()> {
         let stream = self.registry.read().streams.get(&spec.stream).map(Arc::clone);
         let stream = stream.ok_or_else(|| Fault::missing(format!("there is no stream {:?}", spec.stream.as_str())))?;
-        let declared = GroupSpec { start: Start::Earliest, after: false, priority_step: None, ..spec.clone() };
+        let declared = GroupSpec { start: Start::Earliest, ..spec.clone() };
         let settings = written(spec.name.as_str(), &StoredGroup::new(&declared))?;
         let start = match spec.start {
             Start::Earliest => "earliest".to_owned(),
@@ -154,7 +154,9 @@ impl RedisStore {
                 .number(u8::from(spec.on_failure == OnFailure::Block))
                 .maybe(spec.ledger.map(millis))
                 .number(u8::from(spec.mark_claims))
-                .maybe_position(spec.end);
+                .maybe_position(spec.end)
+                .number(u8::from(spec.after))
+                .maybe(spec.priority_step.map(millis));
             match self.link.run_again(&ask).await {
                 Ok(answer) => break Reply::new(answer).number()?,
                 Err(trouble) if trouble.code() == Some("TGAGAIN") => {}

@@ -33,7 +33,7 @@ macro_rules! scripts {
 
 scripts! {
     open, close, beat, declare_stream, declare_group, remove_group, append, look, lend, settle + LETTERS, extend, status, peek,
-    backlog, overdue, meet, put_state, swap_state, states, read + LETTERS, kept, seek, unsettled, ledger, clean_ledger, marks, standing, drop,
+    blocked, unblock + LETTERS, backlog, overdue, meet, put_state, swap_state, states, read + LETTERS, kept, seek, unsettled, ledger, clean_ledger, marks, standing, drop,
     trim, clean_window,
     dead_select + LETTERS,
     dead_load + LETTERS, dead_move + LETTERS, dead_import + LETTERS, dead_upkeep + LETTERS, dead_report + LETTERS,

@@ -234,8 +234,8 @@ impl RedisStore {
             shared: true,
             wakes: true,
             durable: true,
-            dependencies: false,
-            priorities: false,
+            dependencies: true,
+            priorities: true,
             loss_window: self.server.read().loss_window(),
             duplicate_window: "effects of deliveries that were in flight when the process died or lost Redis"
                 .to_owned(),

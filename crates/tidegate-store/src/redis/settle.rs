@@ -15,7 +15,7 @@ use tidegate_core::{
 
 use super::{
     RedisStore,
-    entry::{self, Fields, parse},
+    entry::{self, Fields},
     hex,
     registry::GroupHead,
     script::{Ask, SCRIPTS},
@@ -127,7 +127,7 @@ impl RedisStore {
 
     async fn prepare_outputs(&self, outputs: &[(StreamName, Event)], prepared: &mut Prepared) -> Result<()> {
         for (name, event) in outputs {
-            entry::check(event)?;
+            event.check()?;
             if !prepared.streams.contains_key(name) {
                 prepared.streams.insert(name.clone(), self.stream_head(name).await?.id);
             }
@@ -141,12 +141,9 @@ impl RedisStore {
         if !prepared.streams.contains_key(&dead) {
             prepared.streams.insert(dead.clone(), self.stream_head(&dead).await?.id);
         }
-        let mut ask = self.ask(&SCRIPTS.kept);
-        ask.number(self.stream_head(&group.spec.stream).await?.id).position(token.position);
-        let mut entries = self.run(ask, "read what is buried").await?;
+        let stream = self.stream_head(&group.spec.stream).await?;
         // Without it there is no lease either: the delivery is lost and its settlement is refused.
-        if !entries.is_empty() {
-            let parsed = parse(&entries.entry()?, &group.spec.stream)?;
+        if let Some(parsed) = self.kept_at(&stream, token.position).await? {
             prepared.buried.insert((token.group, token.position), parsed.event);
         }
         Ok(())
@@ -225,7 +222,7 @@ impl RedisStore {
     }
 }
 
-fn pass_letter(
+pub(crate) fn pass_letter(
     ask: &mut Ask,
     event: &Event,
     failure: &Failure,

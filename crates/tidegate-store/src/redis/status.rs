@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tidegate_core::{
     clock::Timestamp,
+    delivery::Position,
     fault::{Fault, Result},
     names::GroupName,
     store::{GroupStatus, StreamStatus},
@@ -94,7 +95,8 @@ impl RedisStore {
     }
 
     fn group_status(&self, head: &GroupHead, one: &mut Reply, now: Timestamp) -> Result<GroupStatus> {
-        Ok(GroupStatus {
+        let age = |position: Option<Position>| position.map(|position| now.since(accepted_at(position)));
+        let mut status = GroupStatus {
             name: head.spec.name.clone(),
             stream: head.spec.stream.clone(),
             next: one.position()?,
@@ -111,10 +113,13 @@ impl RedisStore {
             parked: one.number()?,
             expired: one.number()?,
             dropped: one.number()?,
-            oldest_waiting: one.maybe_position()?.map(|position| now.since(accepted_at(position))),
+            oldest_waiting: age(one.maybe_position()?),
             oldest_blocked: None,
             blocked_keys: one.number()?,
             leases_lost: self.told.lock().leases_lost.get(&head.id).copied().unwrap_or(0),
-        })
+        };
+        status.blocked = one.number()?;
+        status.oldest_blocked = age(one.maybe_position()?);
+        Ok(status)
     }
 }

@@ -112,7 +112,7 @@ impl RedisStore {
     /// Drops the oldest unsettled events of a group, at most so many, or up to a number.
     fn dropping(&self, group: u32, most: u64, stop: Option<u64>) -> Ask {
         let mut ask = self.ask(&SCRIPTS.drop);
-        ask.number(group).number(most).maybe(stop);
+        ask.number(group).number(self.options.clock.now().as_millis()).number(most).maybe(stop);
         ask
     }
 

@@ -7,7 +7,7 @@ use bytestring::ByteString;
 use tidegate_core::{
     clock::Timestamp,
     delivery::Position,
-    event::DELIVER_AT,
+    event::{DELIVER_AT, Event},
     fault::Result,
     limits,
     names::StreamName,
@@ -47,7 +47,7 @@ impl RedisStore {
 
     pub(crate) async fn standing_of(&self, head: &GroupHead, position: Position) -> Result<Standing> {
         let stream = self.stream_head(&head.spec.stream).await?;
-        let parsed = self.parsed_at(&stream, position).await?;
+        let parsed = self.kept_at(&stream, position).await?;
         if parsed.as_ref().is_some_and(|parsed| parsed.head.group > 0 && parsed.head.group != head.id) {
             return Ok(Place::Foreign.into());
         }
@@ -59,12 +59,44 @@ impl RedisStore {
             Some(event) => ask.bytes(&self.mark(&event.source, &event.id)).text(&key_text(head, event)),
             None => ask.text("").text(""),
         };
+        let untried = parsed.as_ref().filter(|parsed| parsed.head.past.is_empty());
         ask.maybe(event.and_then(|event| instant(event, DELIVER_AT)).map(Timestamp::as_millis))
-            .number(limits::ORDER_LOOKAHEAD_MAX);
+            .number(limits::ORDER_LOOKAHEAD_MAX)
+            .bytes(&untried.map_or_else(Vec::new, |parsed| self.named(&parsed.event)));
         let mut answer = self.run(ask, "ask where an event stands").await?;
         let (spent, crashes, history) = (answer.number()?, answer.number()?, answer.text()?);
-        let place = place(&mut answer, position)?;
+        let place = self.place(&mut answer, position, event)?;
         Ok(Standing { place, attempts: spent, crashes, history: attempts(&history) })
+    }
+
+    fn place(&self, answer: &mut Reply, position: Position, event: Option<&Event>) -> Result<Place> {
+        Ok(match answer.text()?.as_str() {
+            "lent" => Place::Lent { until: answer.time()? },
+            "blocked" => Place::Blocked { by: answer.maybe_position()? },
+            "after" => Place::After { waits_for: self.names_of(&answer.bytes()?, event) },
+            "twin" => {
+                let until = answer.time()?;
+                Place::Scheduled { until, wait: Wait::Twin(answer.position()?) }
+            }
+            "deliver" => Place::Scheduled { until: answer.time()?, wait: Wait::DeliverAt },
+            "retry" => Place::Scheduled { until: answer.time()?, wait: Wait::Retry },
+            "waiting" => Place::Waiting { ahead: answer.number()?, held_up: answer.flag()? },
+            "absent" => Place::Absent,
+            "foreign" => Place::Foreign,
+            "dead" => {
+                let (id, state) = (answer.position()?, state_of(answer.number()?)?);
+                Place::Dead { id, state, at: answer.time()? }
+            }
+            "done" => {
+                let (at, of) = (answer.time()?, answer.position()?);
+                done_place(position, of, at)
+            }
+            "expired" => Place::Expired,
+            "skipped" => Place::Skipped,
+            "dropped" => Place::Dropped,
+            "settled" => Place::Settled,
+            _ => return Err(odd()),
+        })
     }
 
     /// Tells what is still known of an event: how it was settled, and what it waits for.
@@ -89,7 +121,7 @@ impl RedisStore {
     }
 }
 
-fn stored(parsed: Parsed) -> Stored {
+pub(crate) fn stored(parsed: Parsed) -> Stored {
     Stored { position: parsed.position, accepted_at: parsed.accepted_at(), event: parsed.event }
 }
 
@@ -112,33 +144,4 @@ impl Searched for RedisStore {
     async fn event_at(&self, stream: &StreamHead, position: Position) -> Result<Option<Stored>> {
         Ok(self.parsed_at(stream, position).await?.map(stored))
     }
-}
-
-fn place(answer: &mut Reply, position: Position) -> Result<Place> {
-    Ok(match answer.text()?.as_str() {
-        "lent" => Place::Lent { until: answer.time()? },
-        "blocked" => Place::Blocked { by: answer.maybe_position()? },
-        "twin" => {
-            let until = answer.time()?;
-            Place::Scheduled { until, wait: Wait::Twin(answer.position()?) }
-        }
-        "deliver" => Place::Scheduled { until: answer.time()?, wait: Wait::DeliverAt },
-        "retry" => Place::Scheduled { until: answer.time()?, wait: Wait::Retry },
-        "waiting" => Place::Waiting { ahead: answer.number()?, held_up: answer.flag()? },
-        "absent" => Place::Absent,
-        "foreign" => Place::Foreign,
-        "dead" => {
-            let (id, state) = (answer.position()?, state_of(answer.number()?)?);
-            Place::Dead { id, state, at: answer.time()? }
-        }
-        "done" => {
-            let (at, of) = (answer.time()?, answer.position()?);
-            done_place(position, of, at)
-        }
-        "expired" => Place::Expired,
-        "skipped" => Place::Skipped,
-        "dropped" => Place::Dropped,
-        "settled" => Place::Settled,
-        _ => return Err(odd()),
-    })
 }

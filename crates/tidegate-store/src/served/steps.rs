@@ -19,8 +19,8 @@ pub(crate) fn state_of(number: usize) -> Option<DeadState> {
     DeadState::ALL.get(number).copied()
 }
 
-/// Refuses a step that is none; `fits` judges each edited event.
-pub(crate) fn check_step(step: &DeadStep, fits: impl Fn(&Event) -> Result<()>) -> Result<()> {
+/// Refuses a step that is none.
+pub(crate) fn check_step(step: &DeadStep) -> Result<()> {
     if step.ids.len() > limits::DEAD_STEP_MAX {
         return Err(Fault::invalid(format!("more than {} dead letters in one step", limits::DEAD_STEP_MAX)));
     }
@@ -30,7 +30,7 @@ pub(crate) fn check_step(step: &DeadStep, fits: impl Fn(&Event) -> Result<()>) -
         if edited.len() != step.ids.len() {
             return Err(Fault::invalid("a step has one edited event for each dead letter, or none"));
         }
-        edited.iter().try_for_each(fits)?;
+        edited.iter().try_for_each(Event::check)?;
     }
     Ok(())
 }

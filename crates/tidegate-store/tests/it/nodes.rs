@@ -101,6 +101,7 @@ macro_rules! on_each_server {
 on_each_server! {
     nodes_share_the_work_of_a_group,
     what_a_dead_node_held_is_taken_over,
+    what_one_node_does_wakes_who_waits_for_it_on_another,
     a_server_that_hangs_makes_no_node_look_dead,
     two_processes_under_one_name_do_not_both_work,
     nodes_find_their_way_again_after_the_server_lost_its_data,
@@ -134,6 +135,27 @@ async fn nodes_share_the_work_of_a_group(server: impl Shared) {
     assert_eq!(counts(&*one).await.in_flight, 5);
     two.close().await.unwrap();
     assert_eq!(ids(&claim_some(&*one, 10).await), ["1", "2", "3"]);
+}
+
+async fn what_one_node_does_wakes_who_waits_for_it_on_another(server: impl Shared) {
+    let (one, two) = (opened(&server, "one").await, opened(&server, "two").await);
+    let waits = event("2").with_extension("after", "1");
+    one.append(&stream(TOPIC), vec![event("1"), waits]).await.unwrap();
+    let first = claim_some(&*one, 10).await;
+    assert_eq!(ids(&first), ["1"]);
+    assert!(claim_some(&*two, 10).await.is_empty());
+    let until = Clock::real().now().plus(Duration::from_secs(3600));
+    let waited = async {
+        let done = async {
+            tokio::task::yield_now().await;
+            one.settle(vec![settled(&first[0], Settlement::Done(Vec::new()))]).await.unwrap();
+        };
+        let name = group();
+        tokio::join!(two.wait(&name, until), done);
+    };
+    tokio::time::timeout(Duration::from_secs(20), waited).await.expect("it is woken");
+    assert_eq!(ids(&claim_some(&*two, 10).await), ["2"]);
+    counts(&*one).await;
 }
 
 async fn what_a_dead_node_held_is_taken_over(server: impl Shared) {

@@ -4,14 +4,19 @@ use std::{sync::Arc, time::Duration};
 
 use ::redis::Value;
 use tidegate_core::{
+    after::{AFTER, EventName},
     clock::Clock,
-    delivery::Settlement,
-    event::Data,
+    delivery::{Position, Settlement},
+    event::{Data, Event},
     fault::{Failure, FaultClass, FaultKind},
+    limits,
     names::GroupName,
+    priority::PRIORITY,
     store::{
         Broker as _, Claim, DeadAction, DeadLetters as _, DeadQuery, DeadStep, GroupSpec, Retain, Start, StreamSpec,
+        Unblock, UnblockHow,
     },
+    whereabouts::Place,
 };
 use tidegate_store::redis::{RedisOptions, RedisStore};
 use tidegate_testkit::RedisServer;
@@ -269,22 +274,6 @@ async fn settings_that_lose_data_are_told() {
     assert!(store.status().damage.iter().any(|what| what.contains("noeviction")));
 }
 
-/// It would run before its time.
-#[tokio::test]
-async fn an_event_that_waits_for_others_is_refused() {
-    let server = RedisServer::start(&[]);
-    let store = opened(&server, "a").await;
-    let waits = event("2").with_extension("after", "1");
-    let fault = store.append(&stream(TOPIC), vec![waits.clone()]).await.unwrap_err();
-    assert_eq!(fault.kind, FaultKind::Invalid);
-    assert!(fault.note().contains("\"after\""), "{fault:?}");
-    store.append(&stream(TOPIC), vec![event("1")]).await.unwrap();
-    let lent = claim_some(&*store, 1).await;
-    let made = Settlement::Done(vec![(stream("out"), waits)]);
-    assert_eq!(store.settle(vec![settled(&lent[0], made)]).await.unwrap_err().kind, FaultKind::Invalid);
-    assert_eq!(counts(&*store).await.in_flight, 1, "nothing is settled by half");
-}
-
 #[tokio::test]
 async fn a_key_that_is_no_stream_is_refused_by_name() {
     let server = RedisServer::start(&[]);
@@ -314,4 +303,86 @@ async fn retention_holds_for_events_of_others() {
     store.upkeep().await.unwrap();
     assert_eq!(kept(&*store, TOPIC).await.into_keys().collect::<Vec<_>>(), ["7", "8", "9"]);
     assert_eq!(words(&server, &["XLEN", TOPIC]).await, ["3"]);
+}
+
+fn waits_for(id: &str, names: &str) -> Event {
+    event(id).with_extension(AFTER, names.to_owned())
+}
+
+/// Each one that waits takes a place for each event that it waits for, and these are bounded.
+#[tokio::test]
+async fn what_waits_takes_bounded_memory() {
+    let server = RedisServer::start(&[]);
+    let store = opened(&server, "a").await;
+    let most = limits::ORDER_LOOKAHEAD_MAX / limits::AFTER_MAX;
+    let names: Vec<String> = (0..limits::AFTER_MAX).map(|number| format!("n{number}")).collect();
+    let mut events: Vec<Event> = (0..most + 2).map(|number| waits_for(&number.to_string(), &names.join(","))).collect();
+    events.push(event("x"));
+    for part in events.chunks(100) {
+        store.append(&stream(TOPIC), part.to_vec()).await.unwrap();
+    }
+    assert!(claim_some(&*store, 10).await.is_empty());
+    let status = counts(&*store).await;
+    assert_eq!((status.blocked, status.unseen), (most as u64, 3), "the rest is not looked at");
+    let place = async |of: Position| store.standing(&group(), of).await.unwrap().place;
+    let last = store.streams().await.unwrap().iter().find(|one| one.name == stream(TOPIC)).unwrap().last.unwrap();
+    assert_eq!(place(last).await, Place::Waiting { ahead: 2, held_up: true });
+    let waiting = store.blocked(&group(), Position::START, 3).await.unwrap();
+    assert_eq!(waiting.items[0].waits_for.len(), limits::AFTER_MAX);
+    let positions = waiting.items.iter().map(|one| one.stored.position).collect();
+    let words = ("ann".into(), "by phone".into());
+    let ask = Unblock { group: group(), positions, how: UnblockHow::Run, by: words.0, reason: words.1 };
+    assert_eq!(store.unblock(&ask).await.unwrap(), [true; 3]);
+    assert_eq!(ids(&claim_some(&*store, 10).await), ["0", "1", "2", "x"]);
+    counts(&*store).await;
+}
+
+/// It is kept for the group alone, before the first that is kept for all; what was skipped is forgotten with the ledger.
+#[tokio::test]
+async fn what_is_kept_to_wait_is_known_and_what_is_not_needed_is_forgotten() {
+    let server = RedisServer::start(&[]);
+    let clock = Clock::manual(Clock::real().now());
+    let options = RedisOptions { clock: clock.clone(), ..RedisOptions::new(server.url()) };
+    let store = RedisStore::open(options).await.unwrap();
+    let retain = Retain { count: Some(1), ..Retain::default() };
+    store.declare_stream(&StreamSpec { retain, ..StreamSpec::new(stream(TOPIC)) }).await.unwrap();
+    let ledger = Some(Duration::from_secs(60));
+    store.declare_group(&GroupSpec { ledger, ..GroupSpec::new(group(), stream(TOPIC)) }).await.unwrap();
+    let events = vec![waits_for("b", "a"), event("x"), event("y")];
+    let appended = store.append(&stream(TOPIC), events).await.unwrap();
+    let lent = claim_some(&*store, 10).await;
+    let skips = || lent.iter().map(|one| settled(one, Settlement::Skip)).collect();
+    store.settle(skips()).await.unwrap();
+    store.upkeep().await.unwrap();
+    assert_eq!(kept(&*store, TOPIC).await.into_keys().collect::<Vec<_>>(), ["y"]);
+    let name = EventName { source: "/test".into(), id: "a".into() };
+    let place = store.standing(&group(), appended[0].position).await.unwrap().place;
+    assert_eq!(place, Place::After { waits_for: vec![name] });
+    let skipped = async || words(&server, &["KEYS", "tidegate:g:*:sk"]).await.len();
+    assert_eq!(skipped().await, 1);
+    clock.advance(Duration::from_secs(61));
+    store.upkeep().await.unwrap();
+    assert_eq!(skipped().await, 0);
+    counts(&*store).await;
+}
+
+/// Fields that an earlier build did not write mean that nobody waits and nothing has a rank.
+#[tokio::test]
+async fn a_group_of_an_earlier_build_is_used_as_it_is() {
+    let server = RedisServer::start(&[]);
+    let store = opened(&server, "a").await;
+    store.append(&stream(TOPIC), vec![event("1"), event("2")]).await.unwrap();
+    let lent = claim_some(&*store, 1).await;
+    let number = words(&server, &["SMEMBERS", "tidegate:gids"]).await.remove(0);
+    raw(&server, &["HDEL", &format!("tidegate:g:{number}"), "after", "step", "waits"]).await;
+    store.append(&stream(TOPIC), vec![waits_for("3", "1")]).await.unwrap();
+    assert_eq!(ids(&claim_some(&*store, 10).await), ["2", "3"]);
+    store.settle(vec![settled(&lent[0], Settlement::Release)]).await.unwrap();
+    // It says anew what it wants: what may run gets its rank.
+    let step = Some(Duration::from_secs(60));
+    store.declare_group(&GroupSpec { priority_step: step, ..GroupSpec::new(group(), stream(TOPIC)) }).await.unwrap();
+    let urgent = event("5").with_extension(PRIORITY, "9");
+    store.append(&stream(TOPIC), vec![waits_for("4", "1"), urgent]).await.unwrap();
+    assert_eq!(ids(&claim_some(&*store, 10).await), ["5", "1"]);
+    assert_eq!(counts(&*store).await.blocked, 1);
 }

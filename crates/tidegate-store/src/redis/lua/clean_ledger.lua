@@ -7,6 +7,7 @@ local gone = call('ZRANGEBYSCORE', g.key .. ':ledt', '-inf', '(' .. horizon, 'LI
 for i = 1, #gone, 1000 do
   local last = math.min(i + 999, #gone)
   call('HDEL', g.key .. ':led', unpack(gone, i, last))
+  call('HDEL', g.skips, unpack(gone, i, last))
   call('ZREM', g.key .. ':ledt', unpack(gone, i, last))
 end
 return #gone

@@ -10,7 +10,7 @@ if must and call('HGET', STATE, key) ~= was then return redis.error_reply('TGCON
 
 local function settle_unseen(g, id, e)
   g.done, g.dup, g.dirty = g.done + 1, g.dup + 1, true
-  if e then finish(g, id, e) else call('HSET', g.pre, id, 1) end
+  if e then finish(g, id, e, now) else call('HSET', g.pre, id, 1) end
 end
 -- Takes the delivery of a reprocessed letter out of its group, if no handler has seen it.
 local function take_back(m)

@@ -1,6 +1,8 @@
 -- Makes a group or changes its settings.
--- number for a new one, name, number of the stream, settings, start: `earliest`, `latest` or a position, block, ledger or '', mark, end or ''
+-- number for a new one, name, number of the stream, settings, start: `earliest`, `latest` or a position, block, ledger or '', mark,
+-- end or '', whether events wait for others, what a step of priority is worth or ''
 local fresh, name, sid, settings, start, block, led, mark, last = nx(), nx(), nx(), nx(), nx(), nx(), nx(), nx(), nx()
+local after, step = nx(), nx()
 local s = stream(sid)
 if not s then return redis.error_reply('TGMISSING stream') end
 if s.behind then
@@ -89,11 +91,27 @@ call('HSET', T .. 'groups', name, gid .. ' ' .. settings)
 call('HSET', T .. 'g:' .. gid, 'block', block, 'mark', mark)
 if led == '' then
   call('HDEL', T .. 'g:' .. gid, 'led')
-  call('UNLINK', T .. 'g:' .. gid .. ':led', T .. 'g:' .. gid .. ':ledt')
+  call('UNLINK', T .. 'g:' .. gid .. ':led', T .. 'g:' .. gid .. ':ledt', T .. 'g:' .. gid .. ':sk')
 else
   call('HSET', T .. 'g:' .. gid, 'led', led)
 end
+local before = call('HGET', T .. 'g:' .. gid, 'step') or ''
+if step ~= before then
+  if step == '' then
+    call('HDEL', T .. 'g:' .. gid, 'step')
+  else
+    call('HSET', T .. 'g:' .. gid, 'step', step)
+  end
+end
+call('HSET', T .. 'g:' .. gid, 'after', after)
 local g = group(gid)
+-- Whoever waits is let go when the group changes its mind.
+if g.waits > 0 and not g.after then look_anew(g, 0) end
+if step ~= before then
+  -- What may run gets its rank anew.
+  call('UNLINK', g.p, g.u)
+  if g.step then call('ZUNIONSTORE', g.u, 1, g.r) end
+end
 if taken then take_pending(g) end
 g.moved = true
 save()

@@ -1,8 +1,8 @@
 -- Drops the oldest unsettled events of a group that nobody works on: so many, or all before a number.
--- group, most, number to stop before or ''
+-- group, now, most, number to stop before or ''
 goes_on()
 local g = group(nx())
-local most, stop = nn(), nn()
+local now, most, stop = nn(), nn(), nn()
 if not g then return redis.error_reply('TGMISSING group') end
 local s = stream(g.sid)
 stop = stop or s.acc + 1
@@ -16,7 +16,7 @@ table.sort(held, function(one, two) return one[1] < two[1] end)
 for _, one in ipairs(held) do
   if dropped >= most then break end
   -- One that goes may have let the next of its key go first.
-  finish(g, one[2], get(g, one[2]))
+  finish(g, one[2], get(g, one[2]), now)
   dropped = dropped + 1
 end
 while dropped < most and g.curn < stop - 1 and g.curn < limit_of(g, s) do
@@ -25,10 +25,11 @@ while dropped < most and g.curn < stop - 1 and g.curn < limit_of(g, s) do
   local n = number_of(s, entry)
   if n >= stop then break end
   pass(g, entry[1], n)
-  g.moved = true
+  g.moved, g.gap = true, true
   if call('HDEL', g.pre, entry[1]) == 0 then dropped = dropped + 1 end
 end
 g.drop = g.drop + dropped
 g.dirty = true
+after_gap(g, now)
 save()
 return dropped

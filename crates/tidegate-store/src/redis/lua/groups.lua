@@ -1,14 +1,20 @@
 -- Groups. Everything numbered up to `curn` and not in `:e` is settled; what comes from `cur` on was not looked at. One that
 -- has an end is not concerned with what is numbered from `endn` on, but for `extra` events that were sent back to it.
+-- `:e` holds its deliveries, `:r` those that may run and `:w` those that wait for other events, both by number, `:d` those
+-- that wait for a time and `:l` what is lent, both by time, `:q` the lines of its order keys and `:k` who has each, `:b` the
+-- fingerprints that are lent, `:h` past attempts. Where events wait for others, `:y` holds a pair for each one that is waited
+-- for: its fingerprint, and behind it who waits; `waits` counts them. `:x` holds when those that wait expire, `:sk` what was skipped. Where they
+-- have ranks, `:p` holds in their order those of `:r` that have one, and `:u` by number those that have none yet.
 local groups = {}
 local COUNTS = { 'done', 'dup', 'skip', 'dead', 'exp', 'drop' }
-local NUMBERS = { 'curn', 'start', 'high', 'againn', 'againat', 'gen', 'epoch', 'bkeys', 'endn', 'extra' }
+local NUMBERS = { 'curn', 'start', 'high', 'againn', 'againat', 'gen', 'epoch', 'bkeys', 'endn', 'extra', 'waits' }
 local function group(gid)
   local g = groups[gid]
   if g == nil then
     local key = T .. 'g:' .. gid
     local raw = call('HMGET', key, 'name', 'sid', 'cur', 'block', 'led', 'mark', 'curn', 'start', 'high', 'againn',
-      'againat', 'gen', 'epoch', 'bkeys', 'endn', 'extra', 'done', 'dup', 'skip', 'dead', 'exp', 'drop', 'endid')
+      'againat', 'gen', 'epoch', 'bkeys', 'endn', 'extra', 'waits', 'done', 'dup', 'skip', 'dead', 'exp', 'drop', 'endid',
+      'after', 'step')
     if not raw[1] then
       groups[gid] = false
       return false
@@ -16,10 +22,13 @@ local function group(gid)
     g = {
       id = gid, key = key, name = raw[1], sid = raw[2], cur = raw[3], block = raw[4] == '1', led = tonumber(raw[5]),
       mark = raw[6] == '1', e = key .. ':e', r = key .. ':r', d = key .. ':d', l = key .. ':l', q = key .. ':q',
-      k = key .. ':k', b = key .. ':b', h = key .. ':h', pre = key .. ':pre', ended = key .. ':end', acks = {}, endid = raw[23],
+      k = key .. ':k', b = key .. ':b', h = key .. ':h', pre = key .. ':pre', ended = key .. ':end', acks = {}, counts = {}, endid = raw[24],
+      w = key .. ':w', y = key .. ':y', x = key .. ':x', p = key .. ':p', u = key .. ':u', skips = key .. ':sk',
+      -- Without a ledger nobody knows what is done, so nobody waits.
+      after = raw[25] == '1' and raw[5] ~= false, step = tonumber(raw[26]),
     }
     for i, name in ipairs(NUMBERS) do g[name] = tonumber(raw[6 + i] or 0) end
-    for i, name in ipairs(COUNTS) do g[name] = tonumber(raw[16 + i] or 0) end
+    for i, name in ipairs(COUNTS) do g[name] = tonumber(raw[17 + i] or 0) end
     groups[gid] = g
   end
   return g
@@ -39,30 +48,69 @@ local function put(g, id, e) hset(g.e, id, cmsgpack.pack(e)) end
 local function in_line(id, e) return e.k .. ':' .. string.format('%016.0f', e.n) .. ':' .. id end
 local function front(g, k) return call('ZRANGEBYLEX', g.q, '[' .. k .. ':', '(' .. k .. ';', 'LIMIT', 0, 1)[1] end
 
--- How many stand in the lines of a group.
-local function lines(g)
-  if not g.lines then g.lines = call('ZCARD', g.q) end
-  return g.lines
+-- How many are in a set of a group, such as its lines; asked for once.
+local function count(g, set)
+  if not g.counts[set] then g.counts[set] = call('ZCARD', g[set]) end
+  return g.counts[set]
 end
+-- How many deliveries hold a group back from looking further; one that waits for several events counts as often.
+local function held_back(g)
+  local held = count(g, 'q') + g.waits
+  if g.step then held = held + count(g, 'r') end
+  return held
+end
+
+local FP = 16
+-- Takes out of what a delivery waits for one event, or all of them.
+local function wait_less(g, id, e, only)
+  local left = {}
+  for i = 1, #e.u, FP do
+    local fp = string.sub(e.u, i, i + FP - 1)
+    if not only or fp == only then
+      g.waits = g.waits - 1
+      zcut(g.y, fp .. id)
+    else
+      left[#left + 1] = fp
+    end
+  end
+  e.u = table.concat(left)
+end
+local function in_rank(id, e) return string.format('%016.0f', e.n) .. ':' .. id end
 local function leave(g, id, e)
   if e.s == 'b' then
-    g.lines = lines(g) - call('ZREM', g.q, in_line(id, e))
+    g.counts.q = count(g, 'q') - call('ZREM', g.q, in_line(id, e))
     if not front(g, e.k) then g.bkeys = g.bkeys - 1 end
   elseif e.s then
+    if e.s == 'r' and g.step then
+      g.counts.r = count(g, 'r') - 1
+      zcut(g.u, id)
+      zcut(g.p, in_rank(id, e))
+    elseif e.s == 'w' then
+      wait_less(g, id, e)
+      zcut(g.x, id)
+      e.u = nil
+    end
     zcut(g[e.s], id)
   end
   if e.s == 'l' and e.f and hget(g.b, e.f) == id then hdel(g.b, e.f) end
 end
--- Gives a delivery a state: `r` may run, `d` waits for its time, `l` is lent, `b` waits for its order key.
+-- Gives a delivery a state: `r` may run, `d` waits for its time, `l` is lent, `b` waits for its order key, `w` waits for
+-- other events.
 local function change(g, id, e, state)
   leave(g, id, e)
   e.s = state
   if state == 'r' then
+    if g.step then
+      g.counts.r = count(g, 'r') + 1
+      zput(g.u, e.n, id)
+    end
     zput(g.r, e.n, id)
     g.woke = true
+  elseif state == 'w' then
+    zput(g.w, e.n, id)
   elseif state == 'b' then
     if not front(g, e.k) then g.bkeys = g.bkeys + 1 end
-    g.lines = lines(g) + call('ZADD', g.q, 0, in_line(id, e))
+    g.counts.q = count(g, 'q') + call('ZADD', g.q, 0, in_line(id, e))
   else
     zput(g[state], e.t, id)
   end
@@ -98,15 +146,6 @@ local function take_key(g, id, e)
   hset(g.k, e.k, id)
   return true
 end
--- Forgets a delivery that is settled.
-local function finish(g, id, e)
-  leave(g, id, e)
-  release(g, id, e.k)
-  hdel(g.e, id)
-  hdel(g.h, id)
-  g.acks[#g.acks + 1] = id
-  g.dirty = true
-end
 local HISTORY_MAX = 20
 local function last_lines(text, more)
   local lines = {}
@@ -131,12 +170,93 @@ local function remember(g, fp, at, n, id)
   hset(g.key .. ':led', fp, S(at) .. '|' .. S(n) .. '|' .. id)
   zput(g.key .. ':ledt', at, fp)
 end
+-- Remembers that the stages did not let an event through: nobody waits for it, and it is not done.
+local function remember_skip(g, fp, at, n, id)
+  local mark = hget(g.key .. ':led', fp)
+  -- That it was skipped does not undo that it is done.
+  if mark and tonumber(string.match(mark, '^%d+')) + g.led > at then return end
+  hset(g.skips, fp, S(at) .. '|' .. S(n) .. '|' .. id)
+  zput(g.key .. ':ledt', at, fp)
+end
+
+-- Tells whether nobody has to wait for an event any more.
+local function is_met(g, fp, now)
+  if not g.after then return true end
+  for _, key in ipairs({ g.key .. ':led', g.skips }) do
+    local at, n, id = string.match(hget(key, fp) or '', '^(%d+)|(%d+)|(.*)$')
+    at, n = tonumber(at), tonumber(n)
+    if at and at + g.led > now then
+      -- The group may have gone back to do it once more, and not have come to that yet.
+      local again = n <= g.againn and at <= g.againat
+      if not again or (n <= g.curn and not get(g, id)) then return true end
+    end
+  end
+  return false
+end
+-- Those of some events that are not done; nothing when all are.
+local function unmet(g, fps, now)
+  local left = {}
+  for i = 1, #fps, FP do
+    local fp = string.sub(fps, i, i + FP - 1)
+    if not is_met(g, fp, now) then left[#left + 1] = fp end
+  end
+  return #left > 0 and table.concat(left) or nil
+end
+-- Lets a delivery wait less; when nothing is left it is looked at again.
+local function wake(g, id, fp)
+  local e = get(g, id)
+  if not e or e.s ~= 'w' then return end
+  wait_less(g, id, e, fp)
+  g.dirty = true
+  if e.u == '' then change(g, id, e, 'r') else put(g, id, e) end
+end
+-- Lets those wait less that wait for an event.
+local function met(g, fp)
+  -- In most groups nobody waits: then this is all that it costs.
+  if g.waits == 0 then return end
+  local ids = call('ZRANGEBYLEX', g.y, '[' .. fp, '(' .. fp .. ':')
+  for i, pair in ipairs(ids) do ids[i] = string.sub(pair, FP + 1) end
+  ahead(g.e, ids)
+  for _, id in ipairs(ids) do wake(g, id, fp) end
+end
+-- Looks anew at everything that waits.
+local function look_anew(g, now)
+  local ids = call('ZRANGE', g.w, 0, -1)
+  ahead(g.e, ids)
+  for _, id in ipairs(ids) do
+    local e = get(g, id)
+    local fps = e and e.u or ''
+    for i = 1, #fps, FP do
+      local fp = string.sub(fps, i, i + FP - 1)
+      if is_met(g, fp, now) then wake(g, id, fp) end
+    end
+  end
+end
+
+-- Forgets a delivery that is settled.
+local function finish(g, id, e, now)
+  leave(g, id, e)
+  release(g, id, e.k)
+  hdel(g.e, id)
+  hdel(g.h, id)
+  g.acks[#g.acks + 1] = id
+  g.dirty = true
+  -- What was done before the group went back is not waited for any longer, however it leaves.
+  if g.waits > 0 and g.againn > 0 and e.f and is_met(g, e.f, now) then met(g, e.f) end
+end
 -- Moves the cursor over an event; what others removed before it was looked at is counted as dropped.
 local function pass(g, id, n)
   local gap = n - g.curn - 1
-  if gap > 0 then g.drop = g.drop + gap end
+  if gap > 0 then
+    g.drop = g.drop + gap
+    g.gap = true
+  end
   g.cur, g.curn = inc(id), n
   g.dirty = true
+end
+-- What was done before the group went back is not waited for any longer, and what it passed without a look has no name here.
+local function after_gap(g, now)
+  if g.gap and g.waits > 0 and g.againn > 0 then look_anew(g, now) end
 end
 -- The number of the last event that is its business.
 local function limit_of(g, s) return g.endn > 0 and math.min(s.acc, g.endn - 1) or s.acc end

@@ -12,6 +12,7 @@ for index = 1, nn() do
     told[index] = { id, at, n }
     if forget then
       call('HDEL', g.key .. ':led', fp)
+      call('HDEL', g.skips, fp)
       call('ZREM', g.key .. ':ledt', fp)
     end
   else

@@ -25,6 +25,20 @@ local function new_letter(s, now, m, fields, history)
   keep_letter(s, id, m)
   return id
 end
+-- Makes a letter of a delivery, whose group is done with it.
+local function bury_one(s, now, g, id, e, attempt, letter, fields)
+  local history = hget(g.h, id) or ''
+  if attempt ~= '' then history = last_lines(history, attempt) end
+  local _, tries = string.gsub(history, '\n', '\n')
+  for i = 1, #fields, 2 do
+    if fields[i] == 'attempts' then fields[i + 1] = S(tries) end
+  end
+  local m = cjson.decode(letter)
+  m.st, m.g, m.p, m.at = PARKED, g.id, id, now
+  new_letter(s, now, m, fields, history)
+  g.dead = g.dead + 1
+  finish(g, id, e, now)
+end
 local function change_letter(s, id, m, state, ch)
   if m.st == PARKED then
     call('ZREM', s.key .. ':pk', id)

@@ -45,7 +45,16 @@ local function done(g, id, e, held)
   if not held then return end
   g.done = g.done + 1
   if g.led then remember(g, e.f, now, e.n, id) end
-  finish(g, id, e)
+  finish(g, id, e, now)
+  met(g, e.f)
+end
+
+local function skipped(g, id, e)
+  g.done, g.skip = g.done + 1, g.skip + 1
+  hset(g.ended, id, 'S')
+  if g.after then remember_skip(g, e.f, now, e.n, id) end
+  finish(g, id, e, now)
+  met(g, e.f)
 end
 
 local function retry(g, id, e, held)
@@ -61,18 +70,7 @@ end
 local function bury(g, id, e, held)
   local sid, attempt, letter, fields = nx(), nx(), nx(), fields_of()
   if not held then return end
-  local s = stream(sid)
-  local history = hget(g.h, id) or ''
-  if attempt ~= '' then history = last_lines(history, attempt) end
-  local _, tries = string.gsub(history, '\n', '\n')
-  for i = 1, #fields, 2 do
-    if fields[i] == 'attempts' then fields[i + 1] = S(tries) end
-  end
-  local m = cjson.decode(letter)
-  m.st, m.g, m.p, m.at = PARKED, g.id, id, now
-  new_letter(s, now, m, fields, history)
-  g.dead = g.dead + 1
-  finish(g, id, e)
+  bury_one(stream(sid), now, g, id, e, attempt, letter, fields)
 end
 
 local answers = {}
@@ -89,9 +87,7 @@ for index = 1, nn() do
   elseif kind == 'B' then
     bury(g, id, e, held)
   elseif held and kind == 'S' then
-    g.done, g.skip = g.done + 1, g.skip + 1
-    hset(g.ended, id, 'S')
-    finish(g, id, e)
+    skipped(g, id, e)
   elseif held and kind == 'L' then
     change(g, id, e, 'r')
   end

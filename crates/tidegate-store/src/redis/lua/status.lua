@@ -32,6 +32,7 @@ for _ = 1, nn() do
   if s then
     local unseen, due = unseen_of(g, s), call('ZCOUNT', g.d, '-inf', now)
     local ready, blocked = call('ZCARD', g.r), call('ZCARD', g.q)
+    local waits = g.waits > 0 and call('ZCARD', g.w) or 0
     -- Nobody has worked on these for the time of a lease; whoever claims next gets them.
     local run_out = call('ZRANGEBYSCORE', g.l, '-inf', now)
     local next_id = ''
@@ -48,8 +49,9 @@ for _ = 1, nn() do
     local dead = call('HGET', T .. 'streams', s.name .. '.dlq')
     local parked = dead and call('HGET', T .. 's:' .. string.match(dead, '^(%d+) ') .. ':parked', g.id) or 0
     told[2][#told[2] + 1] = {
-      g.id, next_id, limit - g.start + g.extra, g.done, g.dup, g.skip, unseen + ready + blocked + due + #run_out, unseen,
+      g.id, next_id, limit - g.start + g.extra, g.done, g.dup, g.skip, unseen + ready + blocked + waits + due + #run_out, unseen,
       call('ZCARD', g.d) - due, call('ZCARD', g.l) - #run_out, g.dead, tonumber(parked or 0), g.exp, g.drop, oldest, g.bkeys,
+      waits, waits > 0 and call('ZRANGE', g.w, 0, 0)[1] or '',
     }
   end
 end
