@@ -3,18 +3,19 @@
 -- `:e` holds its deliveries, `:r` those that may run and `:w` those that wait for other events, both by number, `:d` those
 -- that wait for a time and `:l` what is lent, both by time, `:q` the lines of its order keys and `:k` who has each, `:b` the
 -- fingerprints that are lent, `:h` past attempts. Where events wait for others, `:y` holds a pair for each one that is waited
--- for: its fingerprint, and behind it who waits; `waits` counts them. `:x` holds when those that wait expire, `:sk` what was skipped. Where they
--- have ranks, `:p` holds in their order those of `:r` that have one, and `:u` by number those that have none yet.
+-- for: its fingerprint, and behind it who waits; `waits` counts them. `:m` holds those that are waited for although they are
+-- done, which `late` tells, `:x` when those that wait expire, `:sk` what was skipped. Where they have ranks, `:p` holds in
+-- their order those of `:r` that have one, and `:u` by number those that have none yet.
 local groups = {}
 local COUNTS = { 'done', 'dup', 'skip', 'dead', 'exp', 'drop' }
-local NUMBERS = { 'curn', 'start', 'high', 'againn', 'againat', 'gen', 'epoch', 'bkeys', 'endn', 'extra', 'waits' }
+local NUMBERS = { 'curn', 'start', 'high', 'againn', 'againat', 'gen', 'epoch', 'bkeys', 'endn', 'extra', 'waits', 'late' }
 local function group(gid)
   local g = groups[gid]
   if g == nil then
     local key = T .. 'g:' .. gid
     local raw = call('HMGET', key, 'name', 'sid', 'cur', 'block', 'led', 'mark', 'curn', 'start', 'high', 'againn',
-      'againat', 'gen', 'epoch', 'bkeys', 'endn', 'extra', 'waits', 'done', 'dup', 'skip', 'dead', 'exp', 'drop', 'endid',
-      'after', 'step')
+      'againat', 'gen', 'epoch', 'bkeys', 'endn', 'extra', 'waits', 'late', 'done', 'dup', 'skip', 'dead', 'exp', 'drop',
+      'endid', 'after', 'step')
     if not raw[1] then
       groups[gid] = false
       return false
@@ -22,13 +23,14 @@ local function group(gid)
     g = {
       id = gid, key = key, name = raw[1], sid = raw[2], cur = raw[3], block = raw[4] == '1', led = tonumber(raw[5]),
       mark = raw[6] == '1', e = key .. ':e', r = key .. ':r', d = key .. ':d', l = key .. ':l', q = key .. ':q',
-      k = key .. ':k', b = key .. ':b', h = key .. ':h', pre = key .. ':pre', ended = key .. ':end', acks = {}, counts = {}, endid = raw[24],
-      w = key .. ':w', y = key .. ':y', x = key .. ':x', p = key .. ':p', u = key .. ':u', skips = key .. ':sk',
+      k = key .. ':k', b = key .. ':b', h = key .. ':h', pre = key .. ':pre', ended = key .. ':end', acks = {}, counts = {}, endid = raw[25],
+      w = key .. ':w', y = key .. ':y', x = key .. ':x', m = key .. ':m', p = key .. ':p', u = key .. ':u',
+      skips = key .. ':sk',
       -- Without a ledger nobody knows what is done, so nobody waits.
-      after = raw[25] == '1' and raw[5] ~= false, step = tonumber(raw[26]),
+      after = raw[26] == '1' and raw[5] ~= false, step = tonumber(raw[27]),
     }
     for i, name in ipairs(NUMBERS) do g[name] = tonumber(raw[6 + i] or 0) end
-    for i, name in ipairs(COUNTS) do g[name] = tonumber(raw[17 + i] or 0) end
+    for i, name in ipairs(COUNTS) do g[name] = tonumber(raw[18 + i] or 0) end
     groups[gid] = g
   end
   return g
@@ -45,7 +47,9 @@ local function of_set(g, set, id)
 end
 local function put(g, id, e) hset(g.e, id, cmsgpack.pack(e)) end
 
-local function in_line(id, e) return e.k .. ':' .. string.format('%016.0f', e.n) .. ':' .. id end
+-- What stands in the order of the stream among members of a set that are equal otherwise.
+local function in_place(id, e) return string.format('%016.0f', e.n) .. ':' .. id end
+local function in_line(id, e) return e.k .. ':' .. in_place(id, e) end
 local function front(g, k) return call('ZRANGEBYLEX', g.q, '[' .. k .. ':', '(' .. k .. ';', 'LIMIT', 0, 1)[1] end
 
 -- How many are in a set of a group, such as its lines; asked for once.
@@ -60,7 +64,7 @@ local function held_back(g)
   return held
 end
 
-local FP = 16
+local FP, PLACE = 16, 18
 -- Takes out of what a delivery waits for one event, or all of them.
 local function wait_less(g, id, e, only)
   local left = {}
@@ -68,14 +72,13 @@ local function wait_less(g, id, e, only)
     local fp = string.sub(e.u, i, i + FP - 1)
     if not only or fp == only then
       g.waits = g.waits - 1
-      zcut(g.y, fp .. id)
+      zcut(g.y, fp .. in_place(id, e))
     else
       left[#left + 1] = fp
     end
   end
   e.u = table.concat(left)
 end
-local function in_rank(id, e) return string.format('%016.0f', e.n) .. ':' .. id end
 local function leave(g, id, e)
   if e.s == 'b' then
     g.counts.q = count(g, 'q') - call('ZREM', g.q, in_line(id, e))
@@ -84,7 +87,7 @@ local function leave(g, id, e)
     if e.s == 'r' and g.step then
       g.counts.r = count(g, 'r') - 1
       zcut(g.u, id)
-      zcut(g.p, in_rank(id, e))
+      zcut(g.p, in_place(id, e))
     elseif e.s == 'w' then
       wait_less(g, id, e)
       zcut(g.x, id)
@@ -210,14 +213,33 @@ local function wake(g, id, fp)
   g.dirty = true
   if e.u == '' then change(g, id, e, 'r') else put(g, id, e) end
 end
--- Lets those wait less that wait for an event.
+-- Lets those wait less that wait for an event. When they are many, the looks that follow let the others go.
+local WAKE_MAX = 1000
 local function met(g, fp)
   -- In most groups nobody waits: then this is all that it costs.
   if g.waits == 0 then return end
-  local ids = call('ZRANGEBYLEX', g.y, '[' .. fp, '(' .. fp .. ':')
-  for i, pair in ipairs(ids) do ids[i] = string.sub(pair, FP + 1) end
+  local most = g.wakes or WAKE_MAX
+  local ids = call('ZRANGEBYLEX', g.y, '[' .. fp, '(' .. fp .. ':', 'LIMIT', 0, most + 1)
+  if #ids > most then
+    ids[#ids] = nil
+    zput(g.m, 0, fp)
+    g.late, g.dirty = 1, true
+  end
+  g.wakes = most - #ids
+  for i, pair in ipairs(ids) do ids[i] = string.sub(pair, FP + PLACE) end
   ahead(g.e, ids)
   for _, id in ipairs(ids) do wake(g, id, fp) end
+end
+local function wake_more(g)
+  while g.late > 0 and g.wakes ~= 0 do
+    local fp = call('ZRANGE', g.m, 0, 0)[1]
+    if fp then
+      zcut(g.m, fp)
+      met(g, fp)
+    else
+      g.late, g.dirty = 0, true
+    end
+  end
 end
 -- Looks anew at everything that waits.
 local function look_anew(g, now)

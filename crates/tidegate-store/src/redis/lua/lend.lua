@@ -67,7 +67,7 @@ local function wait_for(id, e, fps, expiry)
   e.u = fps
   for i = 1, #fps, FP do
     g.waits = g.waits + 1
-    zput(g.y, 0, string.sub(fps, i, i + FP - 1) .. id)
+    zput(g.y, 0, string.sub(fps, i, i + FP - 1) .. in_place(id, e))
   end
   if expiry then zput(g.x, expiry, id) end
   change(g, id, e, 'w')
@@ -95,7 +95,7 @@ local function keep_ready(index, id, e)
   if e.s == 'r' then put(g, id, e) else change(g, id, e, 'r') end
   if not g.step then return end
   zcut(g.u, id)
-  zput(g.p, rank_of(index), in_rank(id, e))
+  zput(g.p, rank_of(index), in_place(id, e))
 end
 
 local function consider(index, lends_it)

@@ -38,6 +38,7 @@ for _, id in ipairs(g.waits > 0 and call('ZRANGEBYSCORE', g.x, '-inf', now, 'LIM
   local e = of_set(g, g.x, id)
   if e then change(g, id, e, 'r') end
 end
+wake_more(g)
 local lends = room > 0
 if lends then
   local free = flight_max - call('ZCARD', g.l)
@@ -85,7 +86,7 @@ local function show_ranked()
   repeat
     local line = call('ZRANGE', g.p, at, at + 511)
     for _, place in ipairs(line) do
-      local id = string.sub(place, 18)
+      local id = string.sub(place, PLACE)
       if stop ~= '' and not earlier(id, stop) then
         at = at + 1
       elseif show_known(g.r, id) then

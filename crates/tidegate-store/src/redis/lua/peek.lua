@@ -4,7 +4,7 @@ local g = group(nx())
 local line_max = nn()
 if not g then return redis.error_reply('TGMISSING group') end
 local s = stream(g.sid)
-local work = call('ZCARD', g.r) > 0 or (unseen_of(g, s) > 0 and held_back(g) < line_max)
+local work = call('ZCARD', g.r) > 0 or g.late > 0 or (unseen_of(g, s) > 0 and held_back(g) < line_max)
 local due = call('ZRANGE', g.d, 0, 0, 'WITHSCORES')[2]
 -- Who waits for other events is looked at again when nobody needs it any more.
 local expiry = g.waits > 0 and call('ZRANGE', g.x, 0, 0, 'WITHSCORES')[2]

@@ -25,9 +25,9 @@ from = from and from[1] or inc(s.last)
 g.high = math.max(g.high, g.curn)
 if again then g.againn, g.againat = s.acc, now end
 g.cur, g.curn, g.start, g.gen, g.bkeys = to, n - 1, n - 1, g.gen + 1, 0
-g.extra, g.waits = 0, 0
+g.extra, g.waits, g.late = 0, 0, 0
 for _, name in ipairs(COUNTS) do g[name] = 0 end
-call('UNLINK', g.e, g.r, g.d, g.l, g.q, g.k, g.b, g.h, g.pre, g.ended, g.w, g.y, g.x, g.p, g.u)
+call('UNLINK', g.e, g.r, g.d, g.l, g.q, g.k, g.b, g.h, g.pre, g.ended, g.w, g.y, g.x, g.m, g.p, g.u)
 g.dirty, g.moved, g.woke = true, true, true
 save()
 return from

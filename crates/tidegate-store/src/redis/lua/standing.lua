@@ -24,7 +24,7 @@ if e and e.s == 'd' then
   if twin and twin ~= id then return says('twin', S(e.t), twin) end
   if e.t > now then return says(S(e.t) == at and 'deliver' or 'retry', S(e.t)) end
 end
-local place = e and g.step and call('ZRANK', g.p, in_rank(id, e))
+local place = e and g.step and call('ZRANK', g.p, in_place(id, e))
 if e then return waits(place or call('ZCOUNT', g.r, '-inf', '(' .. S(e.n))) end
 if earlier(s.last, id) or id == '0-0' then return says('absent') end
 if is_beyond(g, id) and not own then return says('foreign') end
