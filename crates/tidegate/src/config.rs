@@ -43,7 +43,7 @@ pub use self::{
     beside::BesideConfig,
     engine::{Engine, NatsConfig, PostgresConfig, RedisConfig},
     environment::SystemEnvironment,
-    group::{After, GroupConfig, LedgerConfig, OnFailure, ResultsConfig, RetryConfig, Start},
+    group::{GroupConfig, LedgerConfig, OnFailure, ResultsConfig, RetryConfig, Start},
     schema::{SchemaConfig, SchemaOn},
     stream::{DedupeConfig, Durability, OnFull, RetainConfig, StreamConfig},
     target::{BreakerConfig, RetryBudgetConfig, TargetConfig},
@@ -424,12 +424,7 @@ impl Check for Config {
             target.check(&here.at("targets").at(name.as_str()));
         }
         for (name, group) in &self.groups {
-            let place = here.at("groups").at(name.as_str());
-            group.check(&place);
-            let holds_back = self.engine.holds_back() || group.after != Some(After::Wait);
-            place.at("after").require(holds_back, || "the engine on Redis holds no event back for others".to_owned());
-            let ranks = self.engine.holds_back() || group.priority_step.is_none();
-            place.at("priority_step").require(ranks, || "the engine on Redis knows no priorities".to_owned());
+            group.check(&here.at("groups").at(name.as_str()));
         }
         self.warnings.check(&here.at("warnings"));
         let reserve = self.node.disk_reserve;

@@ -43,11 +43,6 @@ impl Engine {
         matches!(self, Self::Redis(_) | Self::Postgres(_) | Self::Nats(_))
     }
 
-    /// Tells whether it lets events wait for others, and urgent ones go before others.
-    pub(super) fn holds_back(&self) -> bool {
-        !matches!(self, Self::Redis(_))
-    }
-
     /// Tells whether settings for TLS count: the address asks for it, or is one where they ask for it themselves.
     fn may_use_tls(&self) -> bool {
         match self {

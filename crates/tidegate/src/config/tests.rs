@@ -167,9 +167,14 @@ fn settings_of_a_postgres_server_are_checked() {
         let place = format!("postgres.{}: ", key.split_once(':').unwrap().0);
         check("engine: embedded", &to, key.split_once(": ").unwrap().1, &place, words);
     }
-    // It holds back and ranks.
+}
+
+#[test]
+fn every_engine_lets_events_wait_and_ranks_them() {
     let group = "{ from: orders, after: wait, priority_step: 5m, sink: { type: pull } }";
-    read(&format!("version: 1\nengine: postgres://x\ngroups: {{ g: {group} }}\nstreams: {{ orders: {{}} }}")).unwrap();
+    for engine in ["embedded", "memory", "redis://x", "postgres://x", "nats://x"] {
+        read(&format!("version: 1\nengine: {engine}\ngroups: {{ g: {group} }}\nstreams: {{ orders: {{}} }}")).unwrap();
+    }
 }
 
 #[test]
@@ -229,12 +234,6 @@ fn wrong_values_are_named_with_their_place() {
         "redis: these settings are for",
         "redis://",
     );
-    let holds = "engine: redis://x\ngroups: { g: { from: orders, after: wait, sink: { type: pull } } }\nstreams: { orders: {} }";
-    let fault = read(&format!("version: 1\n{holds}")).unwrap_err().to_string();
-    assert!(fault.contains("groups.g.after: the engine on Redis holds no event back"), "{fault}");
-    let urgent = holds.replace("after: wait", "priority_step: 5m");
-    let fault = read(&format!("version: 1\n{urgent}")).unwrap_err().to_string();
-    assert!(fault.contains("groups.g.priority_step: the engine on Redis knows no priorities"), "{fault}");
     for (key, words) in [("timeout: 1m", "at most 10s"), ("takeover: 1s", "at least 2s"), ("prefix: 'a b'", "letters")]
     {
         let to = format!("redis: {{ {key} }}\nengine: redis://x");
