@@ -125,10 +125,7 @@ impl Claiming<'_> {
     }
 
     fn wake_due(&mut self) {
-        while let Some((at, seq)) = self.inner.due.first().copied() {
-            if at > self.now {
-                return;
-            }
+        while let Some((_, seq)) = self.inner.due.first().copied().filter(|(at, _)| *at <= self.now) {
             self.inner.change(seq, State::Ready);
         }
         self.inner.wake_expired(self.now);

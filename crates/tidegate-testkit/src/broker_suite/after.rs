@@ -5,7 +5,7 @@ use std::time::Duration;
 use tidegate_core::{
     after::{AFTER, EventName},
     delivery::{Attempt, Delivery, Position, Settlement},
-    event::{EXPIRY_TIME, Event, PARTITION_KEY},
+    event::{DELIVER_AT, EXPIRY_TIME, Event, PARTITION_KEY},
     fault::{Failure, FaultClass},
     order::OrderBy,
     store::{
@@ -321,12 +321,14 @@ pub(super) async fn those_that_wait_for_each_other_stay(case: Case) {
 pub(super) async fn what_waits_too_long_expires(case: Case) {
     set(&case).await;
     let end = case.now().plus(MINUTE).to_string();
-    case.publish(vec![waiting("b", "a").with_extension(EXPIRY_TIME, end)]).await;
+    // What is due later is no reason to leave it there.
+    let later = event("later").with_extension(DELIVER_AT, case.now().plus(MINUTE * 2).to_string());
+    case.publish(vec![waiting("b", "a").with_extension(EXPIRY_TIME, end), later]).await;
     claim(&case, &[]).await;
     case.advance(MINUTE);
     claim(&case, &[]).await;
     let status = case.status().await;
-    assert_eq!((status.expired, status.waiting, status.blocked), (1, 0, 0));
+    assert_eq!((status.expired, status.waiting, status.blocked, status.scheduled), (1, 0, 0, 1));
     case.publish_ids(&["a"]).await;
     claim(&case, &["a"]).await;
 }
