@@ -394,6 +394,22 @@ pub(super) async fn a_group_that_goes_back_waits_anew(case: Case) {
     claim(&case, &["b"]).await;
 }
 
+/// Skipped, and done when it came once more: a group that goes back between the two waits for the second.
+pub(super) async fn the_last_time_counts_for_a_group_that_goes_back(case: Case) {
+    set(&case).await;
+    let positions = case.publish(vec![event("a"), waiting("b", "a")]).await;
+    let lent = claim(&case, &["a"]).await;
+    case.settle(&lent[0], Settlement::Skip).await;
+    case.publish_ids(&["a"]).await;
+    let lent = claim(&case, &["b", "a"]).await;
+    case.done(&lent).await;
+    case.store.seek(&group_name(GROUP), positions[1], true).await.unwrap();
+    let lent = claim(&case, &["a"]).await;
+    assert_eq!(blocked(&case).await, ["b: a"]);
+    case.done(&lent).await;
+    claim(&case, &["b"]).await;
+}
+
 /// It was done once: that it dies, expires or is dropped the next time holds nobody back for ever.
 pub(super) async fn what_was_done_before_is_not_waited_for_once_it_left(case: Case) {
     case.declare_stream(&StreamSpec { max_backlog: Some(6), ..stream_spec(STREAM) }).await;

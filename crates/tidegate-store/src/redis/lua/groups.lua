@@ -185,13 +185,14 @@ end
 -- Tells whether nobody has to wait for an event any more.
 local function is_met(g, fp, now)
   if not g.after then return true end
+  -- What was done after it was skipped counts, and is not skipped again after that.
   for _, key in ipairs({ g.key .. ':led', g.skips }) do
     local at, n, id = string.match(hget(key, fp) or '', '^(%d+)|(%d+)|(.*)$')
     at, n = tonumber(at), tonumber(n)
     if at and at + g.led > now then
       -- The group may have gone back to do it once more, and not have come to that yet.
       local again = n <= g.againn and at <= g.againat
-      if not again or (n <= g.curn and not get(g, id)) then return true end
+      return not again or (n <= g.curn and not get(g, id))
     end
   end
   return false
