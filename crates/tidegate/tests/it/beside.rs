@@ -107,6 +107,31 @@ async fn a_node_with_another_engine_goes_on_where_the_old_one_stood() {
     node.stop().await;
 }
 
+/// What the stream here refuses stays in the other engine, where it can be mended, and keeps nobody back.
+#[tokio::test]
+async fn what_cannot_be_published_here_is_a_dead_letter_there() {
+    let old = Berth::new(&format!("version: 1\nstreams: {{ orders: {{}} }}\n{PULL}\n"));
+    let node = old.start().await;
+    for (id, document) in [("e0", "{\"n\":1}"), ("e1", "{\"n\":\"one\"}"), ("e2", "{\"n\":2}")] {
+        node.publish("orders", id, "key", document).await;
+    }
+    node.stop().await;
+    let strict = "dedupe: { window: 1d }, schema: { inline: { properties: { n: { type: integer } } } }";
+    let new = Berth::new(&moved("engine: embedded", &old).replace("dedupe: { window: 1d }", strict));
+    let node = new.start().await;
+    assert_eq!(work_off(&node, "work", 2).await, ["e0", "e2"]);
+    let buried = || async { (node.json(&["module", "show", "move"])["details"]["dead"] == 1).then_some(()) };
+    until("the other engine counts it", buried).await;
+    balanced(&node);
+    node.stop().await;
+    let node = old.start().await;
+    let dead = node.json(&["dlq", "list", "--stream", "orders"]);
+    assert_eq!(dead["entries"][0]["event"]["id"], "e1");
+    assert!(dead["entries"][0]["fault"]["message"].as_str().unwrap().contains("/n"), "{dead}");
+    balanced(&node);
+    node.stop().await;
+}
+
 fn forwarding(server: &RedisServer) -> String {
     format!(
         "version: 1\nengines: {{ next: {{ engine: '{}', redis: {{ timeout: 2s }} }} }}\n\
