@@ -244,18 +244,27 @@ impl Node {
     }
 
     pub(crate) async fn get(&self, path: &str) -> Value {
+        self.get_now(path).await.unwrap_or_else(|refused| panic!("GET {path}: {refused}"))
+    }
+
+    /// Asks for a document; an error says that the store does not answer now.
+    async fn get_now(&self, path: &str) -> Result<Value, String> {
         let response = self.client.get(format!("{}{path}", self.url)).send().await.unwrap();
         let status = response.status();
         let bytes = response.bytes().await.unwrap();
-        assert!(status.is_success(), "GET {path}: {status} {}", String::from_utf8_lossy(&bytes));
-        serde_json::from_slice(&bytes).unwrap()
+        let text = String::from_utf8_lossy(&bytes);
+        if status.as_u16() == 503 {
+            return Err(text.into_owned());
+        }
+        assert!(status.is_success(), "GET {path}: {status} {text}");
+        Ok(serde_json::from_slice(&bytes).unwrap())
     }
 
-    /// Waits until a member of a group's view has a value.
+    /// Waits until a member of a group's view has a value. While another node takes over, there may be no view.
     pub(crate) async fn group_has(&self, group: &str, member: &str, value: u64) {
         let path = format!("/v1/groups/{group}");
         until(&format!("{group} has {value} {member}"), || async {
-            (self.get(&path).await[member] == value).then_some(())
+            self.get_now(&path).await.is_ok_and(|view| view[member] == value).then_some(())
         })
         .await;
     }
