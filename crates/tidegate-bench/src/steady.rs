@@ -59,7 +59,8 @@ pub(crate) struct Steady {
     /// Share of deliveries that become dead letters; all of them are reprocessed every ten seconds.
     #[arg(long, default_value_t = 0.001)]
     reject: f64,
-    /// How long settled events and ledger entries are kept: everything that may grow has grown after this.
+    /// How long settled events, ledger entries and reprocessed dead letters are kept: everything that may grow has grown after
+    /// this.
     #[arg(long, default_value = "30s")]
     keep: String,
 }
@@ -98,7 +99,7 @@ impl Steady {
         let keep = &self.keep;
         format!(
             "version: 1\nnode: {{ name: bench, data: ./data, environment: development }}\nengine: embedded\n\
-             streams:\n  events: {{ max_backlog: off, retain: {{ age: {keep} }}, dedupe: {{ window: {keep}, entries: 100000 }} }}\n\
+             streams:\n  events: {{ max_backlog: off, retain: {{ age: {keep} }}, dedupe: {{ window: {keep}, entries: 100000 }}, dead_letters: {{ keep: {keep} }} }}\n\
              groups:\n  work: {{ from: events, lease: 60s, ledger: {{ keep: {keep} }}, sink: {{ type: pull }} }}\n"
         )
     }
@@ -193,7 +194,7 @@ impl Steady {
         board.add("publish: p99", "ms", millis(driven.spread.share(0.99)));
         judge(&mut board, &looks);
         board.note(format!(
-            "settled events and ledger entries are kept for {}; the first third of the time is not judged",
+            "settled events, ledger entries and reprocessed dead letters are kept for {}; the first third of the time is not judged",
             self.keep
         ));
         board.note("the slope is the line that fits best; ± 1 MiB and ± 1 file in the time judged count as none");
