@@ -21,7 +21,7 @@ pub use crate::{
     embedded::{CheckReport, StoreDescription},
     open::{
         ENGINES, LEFT_OUT, Look, NATS, NATS_LEFT_OUT, NatsSettings, Opening, POSTGRES, POSTGRES_LEFT_OUT, Password,
-        PostgresSettings, REDIS, RedisSettings, is_nats, is_postgres, is_redis, look, open, open_engine,
+        PostgresSettings, REDIS, RedisSettings, is_postgres, look, open, open_engine,
     },
 };
 

@@ -218,12 +218,12 @@ pub async fn open_engine(opening: Opening) -> Result<Arc<dyn Store>> {
 }
 
 /// Tells whether an engine is the address of a Redis server.
-pub fn is_redis(engine: &str) -> bool {
+fn is_redis(engine: &str) -> bool {
     REDIS.iter().any(|word| engine.starts_with(word))
 }
 
 /// Tells whether an engine is the address of a NATS server.
-pub fn is_nats(engine: &str) -> bool {
+fn is_nats(engine: &str) -> bool {
     NATS.iter().any(|word| engine.starts_with(word))
 }
 

@@ -5,7 +5,7 @@
 
 mod across;
 
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use schemars::JsonSchema;
@@ -153,15 +153,6 @@ pub(crate) enum Stays {
     Been(String),
     /// It can never be.
     Never(Failure),
-}
-
-impl fmt::Display for Stays {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Been(what) => f.write_str(what),
-            Self::Never(failure) => f.write_str(&failure.message),
-        }
-    }
 }
 
 #[async_trait]
