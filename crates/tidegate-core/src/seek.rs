@@ -97,6 +97,17 @@ impl Rehearsal {
         self.run + self.skipped + self.expired + self.others
     }
 
+    /// Counts one event. `is_own` tells of one that is meant for a single group whether that is this one.
+    pub fn count(&mut self, is_own: Option<bool>, is_known: bool, is_expired: bool) {
+        let own = u64::from(is_own.is_some());
+        match (is_own, is_known, is_expired) {
+            (Some(false), ..) => self.others += 1,
+            (_, true, _) => (self.skipped, self.own) = (self.skipped + 1, self.own + own),
+            (_, false, true) => self.expired += 1,
+            (_, false, false) => (self.run, self.own) = (self.run + 1, self.own + own),
+        }
+    }
+
     /// Takes in what comes after.
     pub fn add(&mut self, more: &Self) {
         self.run += more.run;

@@ -121,18 +121,9 @@ impl Embedded {
         let inner = group.inner.lock();
         for (seq, parsed) in &events {
             let fingerprint = self.state.key.of(&parsed.event.source, &parsed.event.id);
-            let is_own = u64::from(parsed.for_group.is_some());
-            if parsed.for_group.is_some_and(|id| id != group.id) {
-                counted.others += 1;
-            } else if inner.is_known(*seq, fingerprint, parsed.forced, now) {
-                counted.skipped += 1;
-                counted.own += is_own;
-            } else if instant(&parsed.event, EXPIRY_TIME).is_some_and(|at| at <= now) {
-                counted.expired += 1;
-            } else {
-                counted.run += 1;
-                counted.own += is_own;
-            }
+            let is_known = inner.is_known(*seq, fingerprint, parsed.forced, now);
+            let is_expired = instant(&parsed.event, EXPIRY_TIME).is_some_and(|at| at <= now);
+            counted.count(parsed.for_group.map(|id| id == group.id), is_known, is_expired);
         }
         let next = found.last().map(|found| found.seq + 1).filter(|next| *next < end);
         counted.next = next.map(Position::number);

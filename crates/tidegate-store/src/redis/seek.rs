@@ -115,18 +115,9 @@ impl RedisStore {
                 let again = number <= again_before && mark.entry.at <= Timestamp::from_millis(again_at);
                 !again && (!parsed.head.forced || mark.number >= number)
             });
-            let is_own = u64::from(parsed.head.group > 0);
-            if parsed.head.group > 0 && parsed.head.group != head.id {
-                counted.others += 1;
-            } else if is_known {
-                counted.skipped += 1;
-                counted.own += is_own;
-            } else if instant(&parsed.event, EXPIRY_TIME).is_some_and(|at| at <= now) {
-                counted.expired += 1;
-            } else {
-                counted.run += 1;
-                counted.own += is_own;
-            }
+            let is_own = (parsed.head.group > 0).then_some(parsed.head.group == head.id);
+            let is_expired = instant(&parsed.event, EXPIRY_TIME).is_some_and(|at| at <= now);
+            counted.count(is_own, is_known, is_expired);
         }
         counted.next = next;
         Ok(counted)
