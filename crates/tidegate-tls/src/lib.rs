@@ -53,8 +53,10 @@ pub fn install() {
     drop(rustls::crypto::ring::default_provider().install_default());
 }
 
-/// Checks what can be checked without a server.
-pub fn check(tls: &Tls, here: &Spot<'_>) {
+/// Checks what can be checked without a server. Settings that nothing uses, because the address `asks` for no TLS, are a fault:
+/// `such_as` is one that does.
+pub fn check(tls: &Tls, asks: bool, such_as: &str, here: &Spot<'_>) {
+    here.require(asks || tls.is_unset(), || format!("is for an address such as {such_as}"));
     // Without an authority of its own, what the system trusts is asked when the node connects.
     let own = if tls.ca.is_some() { roots(tls) } else { Ok(RootCertStore::empty()) };
     if let Err(wrong) = own.and_then(|roots| trusting(roots, tls)) {

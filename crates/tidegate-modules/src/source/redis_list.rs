@@ -133,13 +133,14 @@ impl SourceSettings for RedisListConfig {
     }
 
     fn check(&self, here: &Spot<'_>) {
-        match self.address() {
-            Err(why) => here.at("url").error(why.to_owned()),
-            Ok(address) => here.at("tls").require(address.is_safe || self.tls.is_unset(), || {
-                "is for an url that begins with rediss://".to_owned()
-            }),
-        }
-        tidegate_tls::check(&self.tls, &here.at("tls"));
+        let asks = match self.address() {
+            Ok(address) => address.is_safe,
+            Err(why) => {
+                here.at("url").error(why.to_owned());
+                true
+            }
+        };
+        tidegate_tls::check(&self.tls, asks, "rediss://host:port", &here.at("tls"));
         let fits = !self.key.is_empty() && self.key.len() <= limits::ATTRIBUTE_BYTES_MAX;
         here.at("key").require(fits, || format!("must be 1 to {} bytes", limits::ATTRIBUTE_BYTES_MAX));
         here.at("every").require(self.every >= EVERY_MIN, || format!("must be at least {EVERY_MIN}"));

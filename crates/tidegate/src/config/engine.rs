@@ -185,7 +185,7 @@ impl RedisConfig {
     pub(super) fn check(&self, engine: &Engine, here: &Spot<'_>) {
         let is_redis = matches!(engine, Engine::Redis(_));
         here.require(is_redis || self.is_usual(), || "these settings are for engine: redis://host:port/db".to_owned());
-        check_tls(&self.tls, engine, "rediss://host:port/db", here);
+        tidegate_tls::check(&self.tls, engine.may_use_tls(), "rediss://host:port/db", &here.at("tls"));
         check_times(self.timeout, self.takeover, here);
         check_poll(self.poll, here);
         let prefix = &self.prefix;
@@ -261,7 +261,12 @@ impl PostgresConfig {
         let is_postgres = matches!(engine, Engine::Postgres(_));
         let elsewhere = || "these settings are for engine: postgres://host:port/database".to_owned();
         here.require(is_postgres || self.is_usual(), elsewhere);
-        check_tls(&self.tls, engine, "postgres://host:port/database?sslmode=verify-full", here);
+        tidegate_tls::check(
+            &self.tls,
+            engine.may_use_tls(),
+            "postgres://host:port/database?sslmode=verify-full",
+            &here.at("tls"),
+        );
         check_times(self.timeout, self.takeover, here);
         check_poll(self.poll, here);
         let schema = &self.schema;
@@ -273,13 +278,6 @@ impl PostgresConfig {
             format!("may hold only small letters, digits and '_', begins with no digit and no pg_, and at most {SCHEMA_BYTES_MAX}")
         });
     }
-}
-
-/// Checks settings for TLS, and that they are not overlooked.
-fn check_tls(tls: &Tls, engine: &Engine, address: &str, here: &Spot<'_>) {
-    let here = here.at("tls");
-    here.require(tls.is_unset() || engine.may_use_tls(), || format!("is for an address such as {address}"));
-    tidegate_tls::check(tls, &here);
 }
 
 /// Checks the times of an engine with a server.
@@ -353,7 +351,7 @@ impl NatsConfig {
     pub(super) fn check(&self, engine: &Engine, here: &Spot<'_>) {
         let is_nats = matches!(engine, Engine::Nats(_));
         here.require(is_nats || self.is_usual(), || "these settings are for engine: nats://host:port".to_owned());
-        check_tls(&self.tls, engine, "tls://host:port", here);
+        tidegate_tls::check(&self.tls, engine.may_use_tls(), "tls://host:port", &here.at("tls"));
         check_times(self.timeout, self.takeover, here);
         let prefix = &self.prefix;
         let fits = !prefix.is_empty()

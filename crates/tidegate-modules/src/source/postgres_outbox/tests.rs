@@ -203,7 +203,7 @@ fn settings_that_cannot_work_are_refused() {
     check("mysql://u:hunter2@h/d", "", "is no address of a PostgreSQL database");
     check("postgres://u:hunter2@h/d?sslmode=verify-ca", "", "use verify-full");
     check(fine, ", tls: { cert: x.pem }", "there are no files");
-    check(fine, ", tls: { key: '${env:KEY}' }", "put sslmode=verify-full into the url");
+    check(fine, ", tls: { key: '${env:KEY}' }", "such as postgres://host:port/database?sslmode=verify-full");
     check(fine, ", table: a.b.c", "a schema, a dot and a table");
     check(fine, ", columns: { published: off, published_at: off }", "cannot both be off");
     check(fine, ", columns: { idd: x }", "idd");
