@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use tidegate_core::{
     clock::Clock,
+    config::Tls,
     fault::{Failure, Fault, FaultClass, Result},
     limits, result,
 };
@@ -50,6 +51,11 @@ impl Destination {
         }
         Ok(Self(url))
     }
+
+    /// Tells whether requests go there over TLS.
+    pub(crate) fn is_safe(&self) -> bool {
+        self.0.scheme() == "https"
+    }
 }
 
 impl HttpClient {
@@ -66,6 +72,12 @@ impl HttpClient {
             builder().tls_certs_only([]).build()
         });
         client.map(Self).map_err(|error| Fault::bug("open the outbound http client").because(error))
+    }
+
+    /// Opens a client that trusts whom it is told to, and shows who it is.
+    pub(crate) fn trusting(tls: &Tls) -> Result<Self> {
+        let client = builder().tls_backend_preconfigured(tidegate_tls::client(tls)?).build();
+        client.map(Self).map_err(|error| Fault::bug("open an outbound http client of its own").because(error))
     }
 
     /// Sends one request and waits for the head of the answer.

@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 use tidegate_core::{
     clock::Clock,
     cloudevents,
-    config::{Secret, Spot},
+    config::{Secret, Spot, Tls},
     delivery::{Delivery, Outcome},
     event::{self, Event},
     fault::{Failure, Fault, FaultClass, Origin, Result},
@@ -81,6 +81,9 @@ const KEY_DIGEST_BYTES: usize = 12;
 pub struct WebhookConfig {
     /// Where to: `http` or `https`, without user, password and fragment. Redirects are never followed.
     pub url: String,
+    /// Whom to trust over TLS, and how the node shows who it is.
+    #[serde(default, skip_serializing_if = "Tls::is_unset")]
+    pub tls: Tls,
     /// Target whose guard stands before the URL.
     pub target: TargetName,
     /// Secret of the Standard Webhooks signature: `whsec_` and base64, or any text. Without it nothing is signed.
@@ -118,9 +121,14 @@ impl SinkSettings for WebhookConfig {
     }
 
     fn check(&self, here: &Spot<'_>) {
-        if let Err(why) = Destination::parse(&self.url) {
-            here.at("url").error(why);
-        }
+        let asks = match Destination::parse(&self.url) {
+            Ok(to) => to.is_safe(),
+            Err(why) => {
+                here.at("url").error(why);
+                true
+            }
+        };
+        tidegate_tls::check(&self.tls, asks, "https://host/path", &here.at("tls"));
         if let Some(Err(why)) = self.secret.as_ref().map(|secret| Signer::new(secret.expose())) {
             here.at("secret").error(why);
         }
@@ -186,6 +194,7 @@ impl Webhook {
         let secret = config.secret.as_ref().map(|secret| Signer::new(secret.expose()));
         let signer = secret.transpose().map_err(Fault::invalid)?;
         let SinkParts { client, clock, answers, .. } = parts;
+        let client = if config.tls.is_unset() { client } else { HttpClient::trusting(&config.tls)? };
         Ok(Self { to, mode: config.mode, headers, signer, guard, client, clock, answers })
     }
 

@@ -61,6 +61,71 @@ async fn a_node_speaks_to_all_its_servers_over_tls() {
     node.stop().await;
 }
 
+/// An HTTPS server in the folder of its papers, which asks for a certificate and writes down the bodies that it is sent.
+const RECEIVER: &str = r#"
+import http.server, ssl
+class Receiver(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["content-length"]))
+        open("bodies", "ab").write(body + b"\n")
+        self.send_response(204)
+        self.end_headers()
+    def log_message(self, *_): pass
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain("server.pem", "server.key")
+context.load_verify_locations("ca.pem")
+context.verify_mode = ssl.CERT_REQUIRED
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
+server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+open("port", "w").write(str(server.server_port) + "\n")
+server.serve_forever()
+"#;
+
+struct Receiver(std::process::Child);
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// A webhook goes to a server that only an authority of ours vouches for, and that wants to know who calls.
+#[tokio::test]
+async fn a_webhook_trusts_whom_it_is_told_to() {
+    let ours = Authority::new();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("ca.pem"), ours.certificate()).unwrap();
+    ours.server(&["127.0.0.1"]).write(folder.path(), "server");
+    let mut command = std::process::Command::new("python3");
+    let _receiver = Receiver(command.args(["-c", RECEIVER]).current_dir(folder.path()).spawn().unwrap());
+    let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).unwrap_or_default();
+    let port = until("the receiver listens", || async { read("port").strip_suffix('\n').map(str::to_owned) }).await;
+    let config = |tls: &str| {
+        let sink = format!("sink: {{ type: webhook, url: 'https://127.0.0.1:{port}/hook', {tls} target: partner }}");
+        format!(
+            "version: 1\nstreams: {{ orders: {{}} }}\ntargets: {{ partner: {{}} }}\ngroups: {{ deliver: {{ from: orders, {sink} }} }}\n"
+        )
+    };
+    let berth = Berth::new(&config(""));
+    std::fs::write(berth.path().join("ca.pem"), ours.certificate()).unwrap();
+    ours.client("node").write(berth.path(), "node");
+    let (exit, out, err) = check(&berth, &[]);
+    assert!(exit != 0 && (out + &err).contains("UnknownIssuer"), "the system trusts nobody like that: {err}");
+    berth.configure(&config(&format!("{TRUST},")));
+    let (exit, out, err) = check(&berth, &[]);
+    assert_eq!(exit, 0, "{out}{err}");
+    let node = berth.start().await;
+    node.publish("orders", "1", "a", "{\"total\":7}").await;
+    node.group_has("deliver", "done", 1).await;
+    assert_eq!(read("bodies"), "{\"total\":7}\n");
+    node.stop().await;
+    let plain = config(&format!("{TRUST},")).replace("https://", "http://");
+    berth.configure(&plain);
+    let (exit, _, err) = check(&berth, &["--offline"]);
+    assert!(exit == 78 && err.contains("sink.tls: is for an address such as https://host/path"), "{err}");
+}
+
 #[test]
 fn what_is_wrong_with_certificates_is_said_before_a_node_starts() {
     let (ours, other) = (Authority::new(), Authority::new());
