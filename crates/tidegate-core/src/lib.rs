@@ -7,6 +7,7 @@ pub mod config;
 pub mod decide;
 pub mod dedupe;
 pub mod delivery;
+pub mod envelope;
 pub mod event;
 pub mod fault;
 pub mod guard;

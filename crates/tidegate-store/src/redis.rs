@@ -14,6 +14,7 @@ mod dead;
 mod entry;
 mod ledger;
 mod link;
+mod packed;
 mod registry;
 mod reply;
 mod script;
@@ -57,7 +58,7 @@ use self::{
 use crate::{Look, served::told::Told};
 
 /// Number of the layout of the keys.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// Groups share so many turns of claiming.
 const TURNS: usize = 64;

@@ -7,6 +7,7 @@ use tokio::{sync::Mutex, task::AbortHandle};
 use super::{
     entry::Fields,
     link::{Link, Trouble},
+    packed::Packed,
     reply::Reply,
     script::{Ask, SCRIPTS},
 };
@@ -95,16 +96,7 @@ async fn append(link: &Link, prefix: &str, asks: &[&Append]) -> Result<Vec<Answe
     // Each caller's own time would let a stream's times go back.
     let now = asks.iter().map(|ask| ask.now).max().unwrap_or_default();
     let mut call = Ask::new(&SCRIPTS.append, prefix);
-    call.number(now).number(asks.len());
-    for ask in asks {
-        call.number(ask.stream).maybe(ask.most).number(ask.events.len());
-        for (mark, _) in &ask.events {
-            call.bytes(mark);
-        }
-        for (_, fields) in &ask.events {
-            fields.pass(&mut call);
-        }
-    }
+    call.number(now).bytes(pack(asks).as_bytes());
     let mut reply = Reply::new(link.run_again(&call).await?);
     let mut answers = Vec::with_capacity(asks.len());
     for _ in asks {
@@ -118,6 +110,28 @@ async fn append(link: &Link, prefix: &str, asks: &[&Append]) -> Result<Vec<Answe
         });
     }
     Ok(answers)
+}
+
+fn pack(asks: &[&Append]) -> Packed {
+    let mut packed = Packed::default();
+    packed.list(asks.len());
+    for ask in asks {
+        let most = ask.most.map(|most| i64::try_from(most).unwrap_or(i64::MAX));
+        packed.list(5).text(&ask.stream.to_string()).maybe(most);
+        packed.list(ask.events.len());
+        for (mark, _) in &ask.events {
+            packed.bytes(mark);
+        }
+        packed.list(ask.events.len());
+        for (_, fields) in &ask.events {
+            fields.pack(&mut packed);
+        }
+        packed.list(ask.events.len());
+        for (_, fields) in &ask.events {
+            packed.count(fields.bytes());
+        }
+    }
+    packed
 }
 
 fn odd() -> Trouble {

@@ -17,8 +17,9 @@ use super::{
     RedisStore,
     entry::{Parsed, attempts, parse},
     hex,
+    packed::Packed,
     registry::{GroupHead, millis},
-    reply::behind,
+    reply::{behind, id_text},
     script::{Ask, SCRIPTS},
 };
 pub(crate) use crate::served::facts::instant;
@@ -155,11 +156,13 @@ impl RedisStore {
             .number(limits::ORDER_LOOKAHEAD_MAX)
             .number(TWIN_WAIT)
             .number(shown.fresh)
-            .number(u8::from(shown.lends))
-            .number(shown.found.len());
+            .number(u8::from(shown.lends));
+        let mut packed = Packed::default();
+        packed.list(shown.found.len());
         for parsed in &shown.found {
-            self.candidate(&mut ask, claiming.head, parsed);
+            self.candidate(&mut packed, claiming.head, parsed);
         }
+        ask.bytes(packed.as_bytes());
         let ran = self.run(ask, &format!("claim for group {:?}", claiming.ask.group.as_str())).await;
         let mut answer = ran.inspect_err(|fault| {
             if matches!(fault.kind, FaultKind::Unavailable | FaultKind::Timeout) {
@@ -194,21 +197,28 @@ impl RedisStore {
         Ok(!is_full && (shown.more || is_left))
     }
 
-    fn candidate(&self, ask: &mut Ask, head: &GroupHead, parsed: &Parsed) {
+    fn candidate(&self, packed: &mut Packed, head: &GroupHead, parsed: &Parsed) {
         let event = &parsed.event;
         let (group, past) = (parsed.head.group, &parsed.head.past);
-        ask.position(parsed.position)
-            .maybe(parsed.number)
+        let time = |name| instant(event, name).map(Timestamp::as_millis);
+        packed
+            .list(12)
+            .text(&id_text(parsed.position))
+            .maybe(parsed.number.map(|number| i64::try_from(number).unwrap_or(i64::MAX)))
             .bytes(&self.mark(&event.source, &event.id))
-            .text(&key_text(head, event))
-            .maybe((group > 0).then_some(group))
-            .number(u8::from(parsed.head.forced))
-            .maybe(instant(event, EXPIRY_TIME).map(Timestamp::as_millis))
-            .maybe(instant(event, DELIVER_AT).map(Timestamp::as_millis))
-            .number(event.size())
+            .text(&key_text(head, event));
+        match group {
+            0 => packed.flag(false),
+            group => packed.text(&group.to_string()),
+        };
+        packed
+            .flag(parsed.head.forced)
+            .maybe(time(EXPIRY_TIME))
+            .maybe(time(DELIVER_AT))
+            .count(event.size())
             .text(past)
             // What was stored before the attribute had its meaning may be no number.
-            .number(priority::of(event).unwrap_or(priority::PRIORITY_USUAL))
+            .number(i64::from(priority::of(event).unwrap_or(priority::PRIORITY_USUAL)))
             .bytes(&self.named(event));
     }
 

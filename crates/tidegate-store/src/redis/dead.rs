@@ -23,7 +23,7 @@ use super::{
     registry::StreamHead,
     reply::{RawEntry, Reply, odd},
     script::{Ask, SCRIPTS},
-    settle::{Change, Letter, letter_fields, letter_json},
+    settle::{Change, Letter, letter_json},
 };
 use crate::served::steps::{STEP_EVENTS, action_word, brought, check_step, past_of};
 
@@ -270,7 +270,8 @@ fn pass_import(ask: &mut Ask, letter: &DeadImport, group: u32) -> Result<usize> 
         ch: change.map(|ch| Change { at: ch.at.as_millis(), by: &ch.by, note: &ch.note, job: &ch.job }),
     };
     ask.text(&event.source).text(&entry::lines(past)).text(&letter_json(&known)?);
-    let fields = letter_fields(event, &letter.message, past.len(), letter.failed_at, letter.failed_at);
+    let times = (letter.failed_at, letter.failed_at);
+    let fields = entry::letter_fields(event, &letter.message, past.len(), times);
     fields.pass(ask);
     Ok(fields.bytes())
 }

@@ -11,8 +11,8 @@ use tidegate_core::{
 
 use super::{RedisStore, registry::GroupHead, script::SCRIPTS};
 
-/// Bytes that Redis takes for one entry in its two structures, about: 16 of the mark twice, 30 of text, and their nodes.
-const ENTRY_BYTES: u64 = 220;
+/// Bytes that Redis takes for one entry, about: mark, text and node in a hash, time and mark in a list.
+const ENTRY_BYTES: u64 = 170;
 /// Most entries that one step forgets.
 const CLEAN_MAX: u64 = 5_000;
 
@@ -62,9 +62,10 @@ impl RedisStore {
         loop {
             let mut ask = self.ask(&SCRIPTS.clean_ledger);
             ask.number(head.id).number(before.as_millis()).number(CLEAN_MAX);
-            let gone: u64 = self.run(ask, "clean a ledger").await?.number()?;
+            let mut answer = self.run(ask, "clean a ledger").await?;
+            let (seen, gone): (u64, u64) = (answer.number()?, answer.number()?);
             cleaned += gone;
-            if gone < CLEAN_MAX {
+            if seen < CLEAN_MAX {
                 return Ok(cleaned);
             }
         }

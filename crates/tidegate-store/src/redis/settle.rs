@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
 use serde::Serialize;
 use tidegate_core::{
     clock::Timestamp,
@@ -17,8 +16,10 @@ use super::{
     RedisStore,
     entry::{self, Fields},
     hex,
+    packed::Packed,
     registry::GroupHead,
-    script::{Ask, SCRIPTS},
+    reply::id_text,
+    script::SCRIPTS,
 };
 use crate::served::facts::{check_outputs, step_len};
 
@@ -58,28 +59,6 @@ pub(crate) struct Change<'a> {
 /// Writes a letter as the scripts take it.
 pub(crate) fn letter_json(letter: &Letter<'_>) -> Result<String> {
     serde_json::to_string(letter).map_err(|error| Fault::bug(format!("write a dead letter: {error}")))
-}
-
-/// Writes a dead letter as an entry that other programs read.
-pub(crate) fn letter_fields(
-    event: &Event,
-    message: &str,
-    attempts: usize,
-    at: Timestamp,
-    created: Timestamp,
-) -> Fields {
-    let created = event.time.as_ref().map_or_else(|| created.to_string(), ToString::to_string);
-    let text = |text: &str| Bytes::copy_from_slice(text.as_bytes());
-    let mut fields = Fields::new(entry::own(event, None, false));
-    fields.put("original_event_id", text(&event.id));
-    fields.put("event_type", text(&event.kind));
-    fields.put("aggregate_id", entry::aggregate(event));
-    fields.put("payload", entry::payload(event));
-    fields.put("error_message", text(message));
-    fields.put("attempts", attempts.to_string());
-    fields.put("failed_at", at.to_string());
-    fields.put("created_at", created);
-    fields
 }
 
 /// What is looked up before anything is settled.
@@ -156,65 +135,60 @@ impl RedisStore {
 
     async fn settle_part(&self, part: &[Settled], prepared: &Prepared) -> Result<Vec<SettleStatus>> {
         let now = self.options.clock.now();
-        let mut ask = self.ask(&SCRIPTS.settle);
-        ask.number(now.as_millis()).number(prepared.streams.len());
+        let mut packed = Packed::default();
+        packed.list(2).list(prepared.streams.len());
         for id in prepared.streams.values() {
-            ask.number(*id);
+            packed.text(&id.to_string());
         }
-        let mut by_group: BTreeMap<u32, Vec<Position>> = BTreeMap::new();
+        packed.list(part.len());
         for one in part {
-            by_group.entry(one.token.group).or_default().push(one.token.position);
+            self.pack(&mut packed, one, prepared, now)?;
         }
-        ask.number(by_group.len());
-        for (group, positions) in by_group {
-            ask.number(group).number(positions.len());
-            for position in positions {
-                ask.position(position);
-            }
-        }
-        ask.number(part.len());
-        for one in part {
-            self.pass(&mut ask, one, prepared, now)?;
-        }
+        let mut ask = self.ask(&SCRIPTS.settle);
+        ask.number(now.as_millis()).bytes(packed.as_bytes());
         let mut answer = self.run(ask, "settle").await?;
         answer.each(|held| Ok(if held.flag()? { SettleStatus::Settled } else { SettleStatus::LeaseLost }))
     }
 
-    fn pass(&self, ask: &mut Ask, one: &Settled, prepared: &Prepared, now: Timestamp) -> Result<()> {
+    fn pack(&self, packed: &mut Packed, one: &Settled, prepared: &Prepared, now: Timestamp) -> Result<()> {
         let token = one.token;
-        ask.number(token.group).position(token.position).number(token.epoch).text(&hex(token.owner));
+        let begin = |packed: &mut Packed, kind: &str, more: usize| {
+            packed.list(5 + more).text(&token.group.to_string()).text(&id_text(token.position));
+            packed.number(i64::try_from(token.epoch).unwrap_or(i64::MAX)).text(&hex(token.owner)).text(kind);
+        };
         let attempt = one.attempt.as_ref().map(entry::line).unwrap_or_default();
+        let number_of = |name: &StreamName| prepared.streams.get(name).map_or_else(String::new, ToString::to_string);
         match &one.settlement {
             Settlement::Done(outputs) => {
-                ask.text("D").number(outputs.len());
+                begin(packed, "D", 1);
+                packed.list(outputs.len());
                 for (name, event) in outputs {
                     let head = self.registry.read().streams.get(name).map(std::sync::Arc::clone);
                     let mark = head.map_or_else(Vec::new, |head| self.window_mark(&head, event));
-                    ask.maybe(prepared.streams.get(name)).bytes(&mark);
-                    entry::fields(event, name, now, None).pass(ask);
+                    let fields = entry::fields(event, name, now, None);
+                    packed.list(4).text(&number_of(name)).bytes(&mark);
+                    fields.pack(packed);
+                    packed.count(fields.bytes());
                 }
             }
-            Settlement::Skip => {
-                ask.text("S");
-            }
-            Settlement::Release => {
-                ask.text("L");
-            }
+            Settlement::Skip => begin(packed, "S", 0),
+            Settlement::Release => begin(packed, "L", 0),
             Settlement::RetryAt { at, attempts, crashes } => {
-                ask.text("R").number(at.as_millis()).number(*attempts).number(*crashes).text(&attempt);
+                begin(packed, "R", 4);
+                packed.number(at.as_millis()).number((*attempts).into()).number((*crashes).into()).text(&attempt);
             }
             Settlement::Bury { failure, config } => {
                 let event = prepared.buried.get(&(token.group, token.position));
                 let dead = self.group_by_id(token.group).map(|group| group.spec.stream.dead_letters());
                 match event.zip(dead) {
                     Some((event, dead)) => {
-                        ask.text("B").maybe(prepared.streams.get(&dead)).text(&attempt);
-                        pass_letter(ask, event, failure, config, token.position, now)?;
+                        let (letter, fields) = letter(event, failure, config, token.position, now)?;
+                        begin(packed, "B", 4);
+                        packed.text(&number_of(&dead)).text(&attempt).text(&letter);
+                        fields.pack(packed);
                     }
                     // Nothing is held under it.
-                    None => {
-                        ask.text("L");
-                    }
+                    None => begin(packed, "L", 0),
                 }
             }
         }
@@ -222,15 +196,15 @@ impl RedisStore {
     }
 }
 
-pub(crate) fn pass_letter(
-    ask: &mut Ask,
+/// What is known of an event that is buried, and its entry in the stream of dead letters.
+pub(crate) fn letter(
     event: &Event,
     failure: &Failure,
     config: &str,
     position: Position,
     now: Timestamp,
-) -> Result<()> {
-    let letter = Letter {
+) -> Result<(String, Fields)> {
+    let known = Letter {
         c: failure.class.code(),
         msg: &failure.message,
         sig: &signature(&failure.message),
@@ -244,7 +218,6 @@ pub(crate) fn pass_letter(
         at: None,
         ch: None,
     };
-    ask.text(&letter_json(&letter)?);
-    letter_fields(event, &failure.message, 0, now, entry::accepted_at(position)).pass(ask);
-    Ok(())
+    let fields = entry::letter_fields(event, &failure.message, 0, (now, entry::accepted_at(position)));
+    Ok((letter_json(&known)?, fields))
 }

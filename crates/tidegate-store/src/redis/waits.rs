@@ -14,7 +14,7 @@ use super::{
     entry::parse,
     registry::GroupHead,
     script::{Ask, SCRIPTS},
-    settle::pass_letter,
+    settle::letter,
     whereabouts::stored,
 };
 use crate::served::facts::too_much;
@@ -88,7 +88,8 @@ impl RedisStore {
             if bytes > limits::STEP_BYTES_MAX {
                 return Err(too_much(format!("{} events are too large for one step", ask.positions.len())));
             }
-            pass_letter(words, &parsed.event, failure, config, *position, now)?;
+            let (known, fields) = letter(&parsed.event, failure, config, *position, now)?;
+            fields.pass(words.text(&known));
         }
         Ok(())
     }

@@ -1,13 +1,13 @@
--- Forgets what was done before a time, at most so many entries; returns how many.
+-- Forgets what was done before a time, at most so many entries; returns how many it looked at, and how many it forgot.
 -- group, time, most
 local g = group(nx())
-local horizon, most = nx(), nn()
+local horizon, most = nn(), nn()
 if not g then return redis.error_reply('TGMISSING group') end
-local gone = call('ZRANGEBYSCORE', g.key .. ':ledt', '-inf', '(' .. horizon, 'LIMIT', 0, most)
-for i = 1, #gone, 1000 do
-  local last = math.min(i + 999, #gone)
-  call('HDEL', g.key .. ':led', unpack(gone, i, last))
-  call('HDEL', g.skips, unpack(gone, i, last))
-  call('ZREM', g.key .. ':ledt', unpack(gone, i, last))
+local before, gone = remembered(g), 0
+for _, mark in ipairs(call('LRANGE', g.order, 0, most - 1)) do
+  if time_of(mark) >= horizon then break end
+  gone = gone + 1
 end
-return #gone
+if gone > 0 then take_front(g.order, gone, g.ledger, g.skips) end
+save()
+return { gone, before - remembered(g) }

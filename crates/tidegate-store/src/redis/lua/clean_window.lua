@@ -3,14 +3,10 @@
 local s = stream(nx())
 local now, most = nn(), nn()
 local gone = 0
-if s and s.window then
-  for _, fp in ipairs(call('ZRANGE', s.key .. ':ddt', 0, most - 1)) do
-    local at = string.match(call('HGET', s.key .. ':dd', fp) or '0|', '^(%d+)|')
-    if tonumber(at) + s.window > now then break end
-    call('HDEL', s.key .. ':dd', fp)
-    call('ZREM', s.key .. ':ddt', fp)
-    gone = gone + 1
-  end
+for _, mark in ipairs(s and s.window and call('LRANGE', s.order, 0, most - 1) or {}) do
+  if time_of(mark) + s.window > now then break end
+  gone = gone + 1
 end
+if gone > 0 then take_front(s.order, gone, s.dd) end
 save()
 return gone

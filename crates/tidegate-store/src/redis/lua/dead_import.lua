@@ -1,5 +1,5 @@
 -- Takes in dead letters from elsewhere; one that is there is answered with its id.
--- number of the stream, now, count, then for each: source, history, letter as JSON, number of fields, fields
+-- number of the stream, now, count, then for each: source, history, letter as JSON, number of parts, parts of the event
 local s = stream(nx())
 local now, count = nn(), nn()
 if not s then return redis.error_reply('TGMISSING stream') end

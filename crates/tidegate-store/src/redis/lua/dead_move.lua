@@ -1,7 +1,7 @@
 -- Moves dead letters in one commit.
 -- number of the stream, now, now as text, action, forced, by, note, job, key of progress or '', whether it must be
 -- something, that, its value, count,
--- then for each: id, and for a reprocess: stream, number of fields, fields
+-- then for each: id, and for a reprocess: stream, number of parts, parts of the event
 local sid, now, text, action, forced = nx(), nn(), nx(), nx(), nx() == '1'
 local by, why, job, key, must, was, value, count = nx(), nx(), nx(), nx(), nx() == '1', nx(), nx(), nn()
 local s = stream(sid)

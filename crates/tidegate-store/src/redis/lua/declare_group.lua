@@ -91,7 +91,7 @@ call('HSET', T .. 'groups', name, gid .. ' ' .. settings)
 call('HSET', T .. 'g:' .. gid, 'block', block, 'mark', mark)
 if led == '' then
   call('HDEL', T .. 'g:' .. gid, 'led')
-  call('UNLINK', T .. 'g:' .. gid .. ':led', T .. 'g:' .. gid .. ':ledt', T .. 'g:' .. gid .. ':sk')
+  call('UNLINK', T .. 'g:' .. gid .. ':led', T .. 'g:' .. gid .. ':ledl', T .. 'g:' .. gid .. ':sk')
 else
   call('HSET', T .. 'g:' .. gid, 'led', led)
 end

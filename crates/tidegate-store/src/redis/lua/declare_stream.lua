@@ -18,7 +18,7 @@ end
 call('HSET', T .. 'streams', name, sid .. ' ' .. settings)
 if window == '' then
   call('HDEL', T .. 's:' .. sid, 'ddw', 'dde')
-  call('UNLINK', T .. 's:' .. sid .. ':dd', T .. 's:' .. sid .. ':ddt')
+  call('UNLINK', T .. 's:' .. sid .. ':dd', T .. 's:' .. sid .. ':ddl')
 else
   call('HSET', T .. 's:' .. sid, 'ddw', window, 'dde', entries)
 end

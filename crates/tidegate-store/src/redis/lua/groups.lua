@@ -4,7 +4,8 @@
 -- that wait for a time and `:l` what is lent, both by time, `:q` the lines of its order keys and `:k` who has each, `:b` the
 -- fingerprints that are lent, `:h` past attempts. Where events wait for others, `:y` holds a pair for each one that is waited
 -- for: its fingerprint, and behind it who waits; `waits` counts them. `:m` holds those that are waited for although they are
--- done, which `late` tells, `:x` when those that wait expire, `:sk` what was skipped. Where they have ranks, `:p` holds in
+-- done, which `late` tells, `:x` when those that wait expire. `:led` remembers what is done and `:sk` what was skipped, `:ledl`
+-- both in the order in which it came. Where they have ranks, `:p` holds in
 -- their order those of `:r` that have one, and `:u` by number those that have none yet.
 local groups = {}
 local COUNTS = { 'done', 'dup', 'skip', 'dead', 'exp', 'drop' }
@@ -25,7 +26,7 @@ local function group(gid)
       mark = raw[6] == '1', e = key .. ':e', r = key .. ':r', d = key .. ':d', l = key .. ':l', q = key .. ':q',
       k = key .. ':k', b = key .. ':b', h = key .. ':h', pre = key .. ':pre', ended = key .. ':end', acks = {}, counts = {}, endid = raw[25],
       w = key .. ':w', y = key .. ':y', x = key .. ':x', m = key .. ':m', p = key .. ':p', u = key .. ':u',
-      skips = key .. ':sk',
+      skips = key .. ':sk', ledger = key .. ':led', order = key .. ':ledl',
       -- Without a ledger nobody knows what is done, so nobody waits.
       after = raw[26] == '1' and raw[5] ~= false, step = tonumber(raw[27]),
     }
@@ -161,7 +162,7 @@ end
 -- Tells whether the ledger knows an event as done. One that was forced runs once, not each time that it is looked at.
 local function is_known(g, n, fp, forced, now)
   if not g.led then return false end
-  local mark = hget(g.key .. ':led', fp)
+  local mark = hget(g.ledger, fp)
   if not mark then return false end
   local at, of = string.match(mark, '^(%d+)|(%d+)|')
   at, of = tonumber(at), tonumber(of)
@@ -169,24 +170,30 @@ local function is_known(g, n, fp, forced, now)
   if n <= g.againn and at <= g.againat then return false end
   return not forced or of >= n
 end
+-- How much a group remembers.
+local function remembered(g) return call('HLEN', g.ledger) + call('HLEN', g.skips) end
+local function noted(g, at, fp)
+  g.passed = g.passed or {}
+  g.passed[#g.passed + 1] = S(at) .. '|' .. fp
+end
 local function remember(g, fp, at, n, id)
-  hset(g.key .. ':led', fp, S(at) .. '|' .. S(n) .. '|' .. id)
-  zput(g.key .. ':ledt', at, fp)
+  hset(g.ledger, fp, S(at) .. '|' .. S(n) .. '|' .. id)
+  noted(g, at, fp)
 end
 -- Remembers that the stages did not let an event through: nobody waits for it, and it is not done.
 local function remember_skip(g, fp, at, n, id)
-  local mark = hget(g.key .. ':led', fp)
+  local mark = hget(g.ledger, fp)
   -- That it was skipped does not undo that it is done.
   if mark and tonumber(string.match(mark, '^%d+')) + g.led > at then return end
   hset(g.skips, fp, S(at) .. '|' .. S(n) .. '|' .. id)
-  zput(g.key .. ':ledt', at, fp)
+  noted(g, at, fp)
 end
 
 -- Tells whether nobody has to wait for an event any more.
 local function is_met(g, fp, now)
   if not g.after then return true end
   -- What was done after it was skipped counts, and is not skipped again after that.
-  for _, key in ipairs({ g.key .. ':led', g.skips }) do
+  for _, key in ipairs({ g.ledger, g.skips }) do
     local at, n, id = string.match(hget(key, fp) or '', '^(%d+)|(%d+)|(.*)$')
     at, n = tonumber(at), tonumber(n)
     if at and at + g.led > now then
@@ -330,12 +337,13 @@ local function save()
         local set = redis.pcall('XGROUP', 'SETID', skey, g.name, last)
         if type(set) == 'table' and set.err then redis.pcall('XGROUP', 'CREATE', skey, g.name, last, 'MKSTREAM') end
       end
+      if g.passed then put_behind(g.order, g.passed) end
       if g.woke then call('PUBLISH', T .. 'wake', 'g' .. g.id) end
     end
   end
   for _, s in pairs(streams) do
     if s then
-      if s.windowed then cut_window(s) end
+      if s.passed then save_window(s) end
       if s.dirty then
         call('HSET', s.key, 'acc', S(s.acc), 'last', s.last, 'first', s.first, 'firstn', S(s.firstn), 'bytes', S(s.bytes))
       end

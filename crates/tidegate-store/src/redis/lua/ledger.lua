@@ -6,17 +6,16 @@ if not g then return redis.error_reply('TGMISSING group') end
 local told = {}
 for index = 1, nn() do
   local fp = nx()
-  local mark = g.led and call('HGET', g.key .. ':led', fp)
+  local mark = g.led and call('HGET', g.ledger, fp)
   local at, n, id = string.match(mark or '', '^(%d+)|(%d+)|(.*)$')
   if at and tonumber(at) + g.led > now then
     told[index] = { id, at, n }
     if forget then
-      call('HDEL', g.key .. ':led', fp)
+      call('HDEL', g.ledger, fp)
       call('HDEL', g.skips, fp)
-      call('ZREM', g.key .. ':ledt', fp)
     end
   else
     told[index] = {}
   end
 end
-return { told, call('ZCARD', g.key .. ':ledt'), g.againn, g.againat }
+return { told, remembered(g), g.againn, g.againat }

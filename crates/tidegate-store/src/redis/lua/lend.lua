@@ -1,23 +1,24 @@
 -- Decides about what was shown: lends it, lets it wait, gives it a rank, or settles it on the way.
 -- group, node, owner, now, room, lease, number of the call, generation, bytes, bytes lent before, most in line, wait of a
--- twin, how many of those shown may have no rank yet, whether any is lent, count,
--- then for each: position, number or '' to find it, fingerprint, order key or '', group it is for or '', forced,
--- expiry or '', delivery time or '', size, past attempts, priority, fingerprints of the events that it names
+-- twin, how many of those shown may have no rank yet, whether any is lent,
+-- then a packed list of those shown, each: position, number or false to find it, fingerprint, order key or '', group it is for
+-- or false, whether it is forced, expiry or false, delivery time or false, size, past attempts, priority, fingerprints of the
+-- events that it names
 local gid, node, owner, now, room, lease, number, gen = nx(), nx(), nx(), nn(), nn(), nn(), nn(), nn()
-local bytes_max, bytes, line_max, twin_wait, fresh, lends, shown = nn(), nn(), nn(), nn(), nn(), nx() == '1', nn()
+local bytes_max, bytes, line_max, twin_wait, fresh, lends = nn(), nn(), nn(), nn(), nn(), nx() == '1'
+local shown = cmsgpack.unpack(nx())
 local g = group(gid)
 if not g then return redis.error_reply('TGMISSING group') end
 local refused = stranger(node, owner)
 if refused then return refused end
 goes_on()
 local s = stream(g.sid)
-local FIELDS, head = 12, arg_at
 local lent, duplicates, expired, full = {}, 0, 0, false
 local ids, fps, keys, ranks = {}, {}, {}, {}
 local settled_ahead = call('HLEN', g.pre)
 
 local function settle_now(id, e, forgroup, forced, expiry)
-  if forgroup ~= '' and forgroup ~= gid then
+  if forgroup and forgroup ~= gid then
     g.done, g.dup = g.done + 1, g.dup + 1
   elseif is_known(g, e.n, e.f, forced, now) then
     g.done, g.dup = g.done + 1, g.dup + 1
@@ -85,8 +86,8 @@ end
 -- When it was accepted, or when it comes due, less what its priority is worth: the smallest goes first.
 local function rank_of(index)
   if not ranks[index] then
-    local at = head + (index - 1) * FIELDS
-    ranks[index] = math.max(split(ids[index]), tonumber(ARGV[at + 8]) or 0) - g.step * tonumber(ARGV[at + 11])
+    local one = shown[index]
+    ranks[index] = math.max(split(ids[index]), one[8] or 0) - g.step * one[11]
   end
   return ranks[index]
 end
@@ -99,9 +100,7 @@ local function keep_ready(index, id, e)
 end
 
 local function consider(index, lends_it)
-  arg_at = head + (index - 1) * FIELDS
-  local id, n, fp, key, forgroup, forced = nx(), nn(), nx(), nx(), nx(), nx() == '1'
-  local expiry, at, size, past, _, names = nn(), nn(), nn(), nx(), nx(), nx()
+  local id, n, fp, key, forgroup, forced, expiry, at, size, past, _, names = unpack(shown[index])
   local e = get(g, id)
   if not e then
     e = meet(id, n, size, lends_it)
@@ -153,30 +152,27 @@ end
 
 -- What is known of all of them, at once.
 local function know()
-  for index = 1, shown do
-    local at = head + (index - 1) * FIELDS
-    ids[index], fps[index] = ARGV[at + 1], ARGV[at + 3]
-    if ARGV[at + 4] ~= '' then keys[#keys + 1] = ARGV[at + 4] end
+  local names = {}
+  for index, one in ipairs(shown) do
+    ids[index], fps[index] = one[1], one[3]
+    if one[4] ~= '' then keys[#keys + 1] = one[4] end
+    for i = 1, #one[12], FP do names[#names + 1] = string.sub(one[12], i, i + FP - 1) end
   end
   ahead(g.e, ids)
   ahead(g.h, ids)
   ahead(g.b, fps)
   ahead(g.k, keys)
-  if g.led then ahead(g.key .. ':led', fps) end
-  if not g.after then return end
-  local names = {}
-  for index = 1, shown do
-    local all = ARGV[head + index * FIELDS]
-    for i = 1, #all, FP do names[#names + 1] = string.sub(all, i, i + FP - 1) end
+  if g.led then ahead(g.ledger, fps) end
+  if g.after then
+    ahead(g.ledger, names)
+    ahead(g.skips, names)
   end
-  ahead(g.key .. ':led', names)
-  ahead(g.skips, names)
 end
 
 -- Those shown that may be lent, in the order of their ranks.
 local function in_order()
   local order, ns = {}, {}
-  for index = 1, shown do
+  for index = 1, #shown do
     local e = get(g, ids[index])
     if e and e.s == 'r' then
       order[#order + 1] = index
@@ -198,13 +194,13 @@ local function consider_all()
     full = false
     order = lends and in_order() or {}
   end
-  for place = 1, order and #order or shown do
+  for place = 1, order and #order or #shown do
     if full or (lends and #lent >= room) then return end
     consider(order and order[place] or place, lends)
   end
 end
 
-if gen == g.gen and shown > 0 then consider_all() end
+if gen == g.gen and #shown > 0 then consider_all() end
 after_gap(g, now)
 if #lent > 0 then
   local claim = { 'XCLAIM', s.skey, g.name, node, 0 }

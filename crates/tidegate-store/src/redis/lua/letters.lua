@@ -14,9 +14,8 @@ local function keep_letter(s, id, m)
 end
 local function count_parked(s, m, by) call('HINCRBY', s.key .. ':parked', m.g, by) end
 local function new_letter(s, now, m, fields, history)
-  local whole = fields[#fields]
-  local id, n = add(s, now, fields)
-  m.n, m.z = n, size_of(fields, '|' .. whole)
+  local id, n, size = add(s, now, fields)
+  m.n, m.z = n, size
   call('ZADD', s.key .. ':ix', n, id)
   call('ZADD', s.key .. ':at', m.at, id)
   if m.p ~= '0-0' then call('HSET', s.key .. ':of', m.g .. ':' .. m.p, id) end
@@ -30,7 +29,7 @@ local function bury_one(s, now, g, id, e, attempt, letter, fields)
   local history = hget(g.h, id) or ''
   if attempt ~= '' then history = last_lines(history, attempt) end
   local _, tries = string.gsub(history, '\n', '\n')
-  for i = 1, #fields, 2 do
+  for i = 2, #fields, 2 do
     if fields[i] == 'attempts' then fields[i + 1] = S(tries) end
   end
   local m = cjson.decode(letter)

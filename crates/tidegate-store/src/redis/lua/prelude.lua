@@ -18,6 +18,8 @@ local function keep(key)
   end
   return k
 end
+-- Numbers become text with all their digits; whole ones that a number can hold exactly do so sooner.
+local function S(n) return string.format(n < 9007199254740992 and '%d' or '%.0f', n) end
 local function write(key)
   local k = kept[key]
   kept[key] = nil
@@ -26,9 +28,11 @@ local function write(key)
     if not value then
       cuts[#cuts + 1] = name
     elseif k.sorted then
-      puts[#puts + 1], puts[#puts + 2] = value, name
+      puts[#puts + 1] = S(value)
+      puts[#puts + 1] = name
     else
-      puts[#puts + 1], puts[#puts + 2] = name, value
+      puts[#puts + 1] = name
+      puts[#puts + 1] = value
     end
   end
   for i = 1, #puts, PAIRS do
@@ -97,9 +101,6 @@ local function goes_on() call('DEL', T .. 'none') end
 local function keep_state(key, value)
   if value then call('HSET', STATE, key, value) else call('HDEL', STATE, key) end
 end
--- Numbers become text with all their digits.
-local function S(n) return string.format('%.0f', n) end
-
 -- Tells why a process may not claim: another one has taken over under its name, or the server has forgotten it.
 local function stranger(node, owner)
   local now = call('HGET', T .. 'sessions', node)
@@ -114,8 +115,8 @@ local function split(id)
   return tonumber(string.sub(id, 1, dash - 1)), tonumber(string.sub(id, dash + 1))
 end
 local function inc(id)
-  local ms, seq = split(id)
-  return S(ms) .. '-' .. S(seq + 1)
+  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+  return ms .. '-' .. S(seq + 1)
 end
 local function earlier(one, two)
   local a, b = split(one)
@@ -158,7 +159,7 @@ local function adopt(s)
       s.acc = s.acc + 1
       hset(s.own, entry[1], S(s.acc))
       s.bytes = s.bytes + size_of(entry[2])
-      s.last = entry[1]
+      s.last, s.ms = entry[1], nil
       s.dirty = true
       s.woke = true
     end
@@ -177,7 +178,8 @@ local function stream(sid)
       return false
     end
     s = {
-      id = sid, key = key, own = key .. ':own', name = raw[1], skey = P .. raw[1], acc = tonumber(raw[2]), last = raw[3], first = raw[4],
+      id = sid, key = key, own = key .. ':own', dd = key .. ':dd', order = key .. ':ddl', name = raw[1], skey = P .. raw[1],
+      acc = tonumber(raw[2]), last = raw[3], first = raw[4],
       firstn = tonumber(raw[5]), bytes = tonumber(raw[6]), dead = raw[7], window = tonumber(raw[8]),
       entries = tonumber(raw[9]),
     }
@@ -187,11 +189,11 @@ local function stream(sid)
   return s
 end
 
--- Appends an event. The last of its fields is what only we know; no other program sees that.
-local function add(s, now, fields)
-  local ms, seq = split(s.last)
-  local blob = '|' .. table.remove(fields)
-  local bound = s.dead and { 'MAXLEN', '~', SHOWN_MAX } or {}
+-- Appends an event: a list of what only we know of it, which no other program sees, and of names and values. Returns its
+-- position, its number and its size, which may be known before.
+local function add(s, now, event, size)
+  local ms, seq = s.ms, s.seq
+  if not ms then ms, seq = split(s.last) end
   for try = 1, 2 do
     if now > ms then
       ms, seq = now, 0
@@ -199,19 +201,22 @@ local function add(s, now, fields)
       seq = seq + 1
     end
     local id = S(ms) .. '-' .. S(seq)
-    bound[s.dead and 4 or 1] = id
-    local command = { 'XADD', s.skey, unpack(bound) }
-    for i = 1, #fields do command[#command + 1] = fields[i] end
-    local added = redis.pcall(unpack(command))
+    local added
+    if s.dead then
+      added = redis.pcall('XADD', s.skey, 'MAXLEN', '~', SHOWN_MAX, id, unpack(event, 2))
+    else
+      added = redis.pcall('XADD', s.skey, id, unpack(event, 2))
+    end
     if type(added) ~= 'table' then
       s.acc = s.acc + 1
-      hset(s.own, id, S(s.acc) .. blob)
+      size = size or size_of(event)
+      hset(s.own, id, S(s.acc) .. '|' .. event[1])
       if s.acc == s.firstn then s.first = id end
-      s.bytes = s.bytes + size_of(fields, blob)
-      s.last = id
+      s.bytes = s.bytes + size
+      s.last, s.ms, s.seq = id, ms, seq
       s.dirty = true
       s.woke = true
-      return id, s.acc
+      return id, s.acc, size
     end
     if try == 2 or not string.find(added.err, 'smaller', 1, true) then error(added.err) end
     -- Somebody added and removed newer entries.
@@ -221,28 +226,43 @@ local function add(s, now, fields)
     end
   end
 end
--- Appends an event unless the window knows it; returns position and whether it is a repeat.
-local function append_once(s, now, fp, fields)
-  if fp ~= '' and s.window then
-    local known = hget(s.key .. ':dd', fp)
-    if known then
-      local at, id = string.match(known, '^(%d+)|(.*)$')
-      if tonumber(at) + s.window > now then return id, true end
-    end
+-- Appends an event unless the window knows it; returns position and whether it is a repeat. `:dd` holds what the window knows,
+-- `:ddl` the same in the order in which it came.
+local function append_once(s, now, fp, event, size)
+  local known = fp ~= '' and s.window and hget(s.dd, fp)
+  if known then
+    local at, id = string.match(known, '^(%d+)|(.*)$')
+    if tonumber(at) + s.window > now then return id, true end
   end
-  local id, n = add(s, now, fields)
+  local id = add(s, now, event, size)
   if fp ~= '' and s.window then
-    hset(s.key .. ':dd', fp, S(now) .. '|' .. id)
-    zput(s.key .. ':ddt', n, fp)
-    s.windowed = true
+    local at = S(now) .. '|'
+    hset(s.dd, fp, at .. id)
+    s.passed = s.passed or {}
+    s.passed[#s.passed + 1] = at .. fp
   end
   return id, false
 end
--- Forgets the oldest of a window that has too many.
-local function cut_window(s)
-  local over = call('ZCARD', s.key .. ':ddt') - s.entries
-  if over <= 0 then return end
-  local gone = call('ZPOPMIN', s.key .. ':ddt', over)
-  for i = 1, #gone, 2 do hdel(s.key .. ':dd', gone[i]) end
+-- Puts times and fingerprints behind a list of such, and takes so many from its front: what hashes know of them is forgotten
+-- unless it is of another time.
+local function put_behind(list, marks)
+  for i = 1, #marks, PAIRS do call('RPUSH', list, unpack(marks, i, math.min(i + PAIRS - 1, #marks))) end
 end
-
+local function take_front(list, count, ...)
+  local gone, fps = call('LPOP', list, count) or {}, {}
+  for i, mark in ipairs(gone) do fps[i] = string.sub(mark, string.find(mark, '|', 1, true) + 1) end
+  for _, hash in ipairs({ ... }) do
+    ahead(hash, fps)
+    for i, fp in ipairs(fps) do
+      local at = string.sub(gone[i], 1, #gone[i] - #fp)
+      if string.sub(hget(hash, fp) or '', 1, #at) == at then hdel(hash, fp) end
+    end
+  end
+end
+local function time_of(mark) return tonumber(string.match(mark, '^%d+')) end
+-- Adds to a window what it has learned, and forgets the oldest when that is too much.
+local function save_window(s)
+  put_behind(s.order, s.passed)
+  local over = call('LLEN', s.order) - s.entries
+  if over > 0 then take_front(s.order, over, s.dd) end
+end

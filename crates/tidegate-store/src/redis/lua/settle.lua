@@ -1,14 +1,15 @@
 -- Settles deliveries in one commit with all that follows from it.
--- now, count of streams, their numbers, count of groups, for each: group, count, positions;
--- count, then for each: group, position, epoch, owner, kind, and by kind:
--- D done: count of outputs, each: stream, fingerprint, number of fields, fields
+-- now, packed: a list of the streams that are written to, and a list of settlements, each: group, position, epoch, owner, kind,
+-- and by kind:
+-- D done: a list of outputs, each: stream, fingerprint, event, size
 -- S skipped, L released: nothing
 -- R retried: at, attempts, crashes, attempt or ''
--- B buried: stream of dead letters, attempt or '', letter as JSON, number of fields, fields
+-- B buried: stream of dead letters, attempt or '', letter as JSON, event
 goes_on()
-local now = nn()
-for _ = 1, nn() do
-  local s = stream(nx())
+local now, packed = nn(), cmsgpack.unpack(nx())
+local written, all = packed[1], packed[2]
+for _, sid in ipairs(written) do
+  local s = stream(sid)
   if not s then return redis.error_reply('TGMISSING stream') end
   if s.behind then
     save()
@@ -17,32 +18,37 @@ for _ = 1, nn() do
 end
 
 -- What is known of all of them, at once.
-for _ = 1, nn() do
-  local g, ids, fps = group(nx()), {}, {}
-  for i = 1, nn() do ids[i] = nx() end
+local ids_of = {}
+for _, one in ipairs(all) do
+  local g = group(one[1])
   if g then
-    ahead(g.e, ids)
-    ahead(g.h, ids)
-    for _, id in ipairs(ids) do
-      local e = get(g, id)
-      if e and e.f then fps[#fps + 1] = e.f end
-    end
-    ahead(g.b, fps)
+    local ids = ids_of[g] or {}
+    ids_of[g] = ids
+    ids[#ids + 1] = one[2]
   end
 end
-
-local function fields_of()
-  local fields = {}
-  for i = 1, nn() do fields[i] = nx() end
-  return fields
+for g, ids in pairs(ids_of) do
+  local fps = {}
+  ahead(g.e, ids)
+  ahead(g.h, ids)
+  g.seen = {}
+  for _, id in ipairs(ids) do
+    local e = get(g, id)
+    g.seen[id] = e and { hget(g.e, id), e }
+    if e and e.f then fps[#fps + 1] = e.f end
+  end
+  ahead(g.b, fps)
+end
+-- A delivery as it is now; once, as it was seen above if nothing has happened to it since.
+local function now_of(g, id)
+  local seen = g.seen[id]
+  g.seen[id] = nil
+  if seen and seen[1] == hget(g.e, id) then return seen[2] end
+  return get(g, id)
 end
 
-local function done(g, id, e, held)
-  for _ = 1, nn() do
-    local sid, fp, fields = nx(), nx(), fields_of()
-    if held then append_once(stream(sid), now, fp, fields) end
-  end
-  if not held then return end
+local function done(g, id, e, outputs)
+  for _, output in ipairs(outputs) do append_once(stream(output[1]), now, output[2], output[3], output[4]) end
   g.done = g.done + 1
   if g.led then remember(g, e.f, now, e.n, id) end
   finish(g, id, e, now)
@@ -57,9 +63,7 @@ local function skipped(g, id, e)
   met(g, e.f)
 end
 
-local function retry(g, id, e, held)
-  local at, attempts, crashes, attempt = nn(), nn(), nn(), nx()
-  if not held then return end
+local function retry(g, id, e, at, attempts, crashes, attempt)
   if attempt ~= '' then note(g, id, attempt) end
   e.a, e.c, e.t, e.w = attempts, crashes, at, 'R'
   change(g, id, e, 'd')
@@ -67,28 +71,23 @@ local function retry(g, id, e, held)
   g.woke = true
 end
 
-local function bury(g, id, e, held)
-  local sid, attempt, letter, fields = nx(), nx(), nx(), fields_of()
-  if not held then return end
-  bury_one(stream(sid), now, g, id, e, attempt, letter, fields)
-end
-
 local answers = {}
-for index = 1, nn() do
-  local gid, id, epoch, owner, kind = nx(), nx(), nn(), nx(), nx()
-  local g = group(gid)
-  local e = g and get(g, id)
-  local held = e and e.s == 'l' and e.e == epoch and e.o == owner
+for index, one in ipairs(all) do
+  local g, id, kind = group(one[1]), one[2], one[5]
+  local e = g and now_of(g, id)
+  local held = e and e.s == 'l' and e.e == one[3] and e.o == one[4]
   answers[index] = held and 1 or 0
-  if kind == 'D' then
-    done(g, id, e, held)
+  if not held then
+    -- Somebody else has it, or nobody any more.
+  elseif kind == 'D' then
+    done(g, id, e, one[6])
   elseif kind == 'R' then
-    retry(g, id, e, held)
+    retry(g, id, e, one[6], one[7], one[8], one[9])
   elseif kind == 'B' then
-    bury(g, id, e, held)
-  elseif held and kind == 'S' then
+    bury_one(stream(one[6]), now, g, id, e, one[7], one[8], one[9])
+  elseif kind == 'S' then
     skipped(g, id, e)
-  elseif held and kind == 'L' then
+  else
     change(g, id, e, 'r')
   end
 end

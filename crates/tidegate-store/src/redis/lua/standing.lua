@@ -47,7 +47,7 @@ if meta then
   meta = cmsgpack.unpack(meta)
   return says('dead', letter, meta.st, S(meta.at))
 end
-local mark = g.led and fp ~= '' and call('HGET', g.key .. ':led', fp)
+local mark = g.led and fp ~= '' and call('HGET', g.ledger, fp)
 local done, n, of = string.match(mark or '', '^(%d+)|(%d+)|(.*)$')
 if done then return says('done', done, of) end
 local ended = call('HGET', g.ended, id)

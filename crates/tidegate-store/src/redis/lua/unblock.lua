@@ -1,6 +1,6 @@
 -- Lets deliveries go that wait for other events, or buries them; 0 for each that waits for none.
 -- group, now, stream of dead letters or '' to let them go, count, then for each: position, and for a burial: letter as JSON,
--- number of fields, fields
+-- number of parts, parts of the event
 local g = group(nx())
 local now, sid = nn(), nx()
 if not g then return redis.error_reply('TGMISSING group') end
