@@ -143,14 +143,17 @@ impl PostgresStore {
         let (id, owner, epoch) = (claiming.head.id.cast_signed(), self.owner.cast_signed(), call.cast_signed());
         let (now, room) = (claiming.now.as_millis(), i32::try_from(room).unwrap_or(i32::MAX));
         let (lease, stop) = (time(claiming.ask.lease), claiming.stop());
-        let unheard = self.told.lock().unheard(claiming.head.id, claiming.now);
+        let (unheard, ends) = {
+            let mut told = self.told.lock();
+            (told.unheard(claiming.head.id, claiming.now), told.looks_for_ends(claiming.head.id, claiming.now))
+        };
         let unheard: Vec<i64> = unheard.into_iter().map(u64::cast_signed).collect();
         let most = |limit: usize| i64::try_from(limit).unwrap_or(i64::MAX);
         let bytes = most(limits::CLAIM_BYTES_MAX.saturating_sub(claiming.bytes));
         let (flight, line) = (most(limits::IN_FLIGHT_MAX), most(limits::ORDER_LOOKAHEAD_MAX));
         let has_some = !claiming.out.deliveries.is_empty();
         let statement =
-            "SELECT * FROM tg_take($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)";
+            "SELECT * FROM tg_take($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)";
         let values: Values<'_> = &[
             &id,
             &self.options.node,
@@ -169,6 +172,7 @@ impl PostgresStore {
             &line,
             &TWIN_WAIT,
             &has_some,
+            &ends,
         ];
         let row = self.ask_one(Lane::Claim, &claiming.what(), statement, values).await.inspect_err(|fault| {
             if matches!(fault.kind, FaultKind::Unavailable | FaultKind::Timeout) {
@@ -176,6 +180,9 @@ impl PostgresStore {
                 self.told.lock().lost_answer(claiming.head.id, call, ends_at);
             }
         })?;
+        if ends {
+            self.told.lock().next_end(claiming.head.id, super::row::time(&row, "o_ends")?);
+        }
         self.lent(claiming, call, &row)?;
         let lost = u32::try_from(get::<i32>(&row, "o_lost")?).unwrap_or(0);
         if lost > 0 {
@@ -242,6 +249,10 @@ impl PostgresStore {
         if get(&row, "o_work")? {
             return Ok(Work::Now);
         }
-        Ok(Work::At([super::row::time(&row, "o_due")?, super::row::time(&row, "o_ends")?]))
+        let (due, ends) = (super::row::time(&row, "o_due")?, super::row::time(&row, "o_ends")?);
+        if ends.is_some_and(|ends| ends <= self.options.clock.now()) {
+            self.told.lock().knows_end(head.id);
+        }
+        Ok(Work::At([due, ends]))
     }
 }

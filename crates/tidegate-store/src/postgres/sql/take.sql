@@ -27,9 +27,11 @@ BEGIN
   ) x WHERE x.before < p_bytes ORDER BY x.n LIMIT p_page;
 END $$;
 
--- Takes back leases that ran out and what was lent to nobody, and lets go what is due.
+-- Takes back leases that ran out, if those are looked at, and what was lent to nobody, and lets go what is due. Says when the
+-- next lease ends.
 CREATE FUNCTION tg_wake(
-  g groups, p_owner bigint, p_now bigint, p_lease bigint, p_unheard bigint[], OUT o_lost int
+  g groups, p_owner bigint, p_now bigint, p_lease bigint, p_unheard bigint[], p_ends boolean,
+  OUT o_lost int, OUT o_ends bigint
 ) LANGUAGE plpgsql AS $$
 DECLARE
   v_ns bigint[];
@@ -40,14 +42,18 @@ BEGIN
   IF cardinality(p_unheard) > 0 THEN
     UPDATE deliveries SET st = 'r', t = NULL WHERE gid = g.id AND st = 'l' AND o = p_owner AND ep = ANY(p_unheard);
   END IF;
-  v_line := format('{"at":%s,"took":%s,"class":6,"message":"the worker neither settled nor extended its lease in time"}',
-    p_now, p_lease * 1000);
-  v_ns := ARRAY(SELECT n FROM deliveries WHERE gid = g.id AND st = 'l' AND t <= p_now ORDER BY t LIMIT 1000);
-  o_lost := cardinality(v_ns);
+  o_lost := 0;
+  IF p_ends THEN
+    v_ns := ARRAY(SELECT n FROM deliveries WHERE gid = g.id AND st = 'l' AND t <= p_now ORDER BY t LIMIT 1000);
+    o_lost := cardinality(v_ns);
+  END IF;
   IF o_lost > 0 THEN
+    v_line := format('{"at":%s,"took":%s,"class":6,"message":"the worker neither settled nor extended its lease in time"}',
+      p_now, p_lease * 1000);
     UPDATE deliveries SET st = 'r', t = NULL, a = a + 1, c = c + 1, hist = tg_lines(hist, v_line)
     WHERE gid = g.id AND n = ANY(v_ns);
   END IF;
+  IF p_ends THEN SELECT min(t) INTO o_ends FROM deliveries WHERE gid = g.id AND st = 'l'; END IF;
   v_ns := ARRAY(SELECT n FROM deliveries WHERE gid = g.id AND st = 'd' AND t <= p_now ORDER BY t, n LIMIT 1000);
   -- Nobody needs those any more that are past their time.
   v_expired := ARRAY(SELECT n FROM deliveries WHERE gid = g.id AND st = 'w' AND t <= p_now ORDER BY t LIMIT 1000);
@@ -170,9 +176,9 @@ END $$;
 CREATE FUNCTION tg_take(
   p_gid int, p_node text, p_owner bigint, p_now bigint, p_room int, p_lease bigint, p_epoch bigint, p_unheard bigint[],
   p_stop bigint, p_reach bigint, p_ns bigint[], p_keys bigint[], p_bytes bigint, p_flight bigint, p_line bigint,
-  p_twin bigint, p_before boolean,
+  p_twin bigint, p_before boolean, p_ends boolean,
   OUT o_n bigint[], OUT o_at bigint[], OUT o_a int[], OUT o_c int[], OUT o_hist text[], OUT o_body bytea[],
-  OUT o_lost int, OUT o_dup int, OUT o_exp int, OUT o_due bigint, OUT o_more boolean
+  OUT o_lost int, OUT o_ends bigint, OUT o_dup int, OUT o_exp int, OUT o_due bigint, OUT o_more boolean
 ) LANGUAGE plpgsql AS $$
 DECLARE
   g groups;
@@ -195,7 +201,7 @@ BEGIN
   PERFORM tg_own(p_node, p_owner);
   -- A loan that nobody hears of after a crash of the server is none, unless it must be known whom a handler killed.
   IF NOT g.mark THEN PERFORM set_config('synchronous_commit', 'off', true); END IF;
-  o_lost := tg_wake(g, p_owner, p_now, p_lease, p_unheard);
+  SELECT w.o_lost, w.o_ends INTO o_lost, o_ends FROM tg_wake(g, p_owner, p_now, p_lease, p_unheard, p_ends) w;
   o_dup := 0;
   o_exp := 0;
   IF g.order_by IS NOT NULL THEN
@@ -207,7 +213,11 @@ BEGIN
   END IF;
   SELECT least(s.acc, g.end_n - 1) INTO v_last FROM streams s WHERE s.id = g.sid;
   v_last := least(v_last, greatest(p_stop - 1, p_reach));
-  SELECT p_room - greatest(0, p_room + count(*) - p_flight) INTO v_room FROM deliveries WHERE gid = p_gid AND st = 'l';
+  v_room := p_room;
+  -- No more are lent than are open: that is known, and to count what is lent means to walk over all that was lent lately.
+  IF tg_open(g) + p_room > p_flight THEN
+    SELECT p_room - greatest(0, p_room + count(*) - p_flight) INTO v_room FROM deliveries WHERE gid = p_gid AND st = 'l';
+  END IF;
   -- With keys or ranks, what is new may run first when all that is new stands in its place.
   v_turns := g.order_by IS NOT NULL OR g.step IS NOT NULL;
   IF NOT v_turns AND p_reach IS NULL THEN v_phase := 2; END IF;
@@ -215,8 +225,13 @@ BEGIN
     v_ns := NULL;
     v_keys := NULL;
     IF v_phase IN (1, 3) AND g.cur < v_last AND (v_room > 0 OR p_reach IS NOT NULL) THEN
-      SELECT count(*) + (SELECT count(*) FROM waits WHERE gid = p_gid) INTO v_line
-      FROM deliveries WHERE gid = p_gid AND (st = 'b' OR (st = 'r' AND g.step IS NOT NULL));
+      -- No more wait than are open, but that one may wait for several. To count means to walk over what waited lately.
+      SELECT tg_open(g) + count(*) INTO v_line FROM waits WHERE gid = p_gid;
+      IF v_turns OR v_line + 1000 > p_line THEN
+        SELECT (SELECT count(*) FROM deliveries WHERE gid = p_gid AND st = 'b') + (SELECT count(*) FROM waits WHERE gid = p_gid)
+          + CASE WHEN g.step IS NULL THEN 0 ELSE (SELECT count(*) FROM deliveries WHERE gid = p_gid AND st = 'r') END
+        INTO v_line;
+      END IF;
       IF v_line < p_line THEN
         IF g.order_by IS NOT NULL THEN
           SELECT array_agg(n ORDER BY n), array_agg(k ORDER BY n) INTO v_ns, v_keys
