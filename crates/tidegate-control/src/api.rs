@@ -63,6 +63,7 @@ use crate::{
     observe::Observed,
     problem::Problem,
     profile::{Memory, Mounted},
+    resp::Lent,
     upstream::Upstreams,
     waiters::Waiters,
 };
@@ -97,6 +98,8 @@ pub(crate) struct Api {
     /// What profiles tell of what passed.
     pub(crate) memory: Memory,
     pub(crate) requests: Requests,
+    /// What consumers of the Redis protocol hold.
+    pub(crate) lent: Lent,
 }
 
 impl Api {

@@ -101,6 +101,11 @@ impl Tokens {
         Ok(Actor { name: token.name.clone() })
     }
 
+    /// Finds who has a token, and what that may do.
+    pub(crate) fn known(&self, text: &str) -> Option<(ByteString, Role)> {
+        self.find(text).map(|token| (token.name.clone(), token.role))
+    }
+
     /// Compares with every token to the end, so that the time tells nothing about any of them.
     fn find(&self, text: &str) -> Option<&Token> {
         let given: [u8; 32] = Sha256::digest(text.as_bytes()).into();

@@ -14,6 +14,7 @@ mod observe;
 mod openapi;
 mod problem;
 mod profile;
+mod resp;
 mod result;
 mod serve;
 mod system;
@@ -42,6 +43,7 @@ pub use self::{
     observe::WarnPolicy,
     openapi::openapi,
     profile::{FigureSpec, Mounted, PROFILES, Profile},
+    resp::serve_redis,
     serve::{ServeLimits, serve},
     upstream::Upstream,
 };
@@ -51,6 +53,7 @@ use crate::{
     health::Health,
     observe::{Observed, Observer},
     profile::Memory,
+    resp::Lent,
     upstream::{Prober, Upstreams},
     waiters::Waiters,
 };
@@ -186,6 +189,7 @@ impl Control {
             desk: parts.desk,
             memory: Memory::default(),
             requests: Requests::default(),
+            lent: Lent::default(),
         })))
     }
 

@@ -58,6 +58,10 @@ limits! {
     HEADER_READ_SECONDS: u64 = 10, "seconds";
     /// Longest time that one API request may take, long polls aside, in seconds.
     REQUEST_SECONDS_MAX: u64 = 60, "seconds";
+    /// Most words of one request of the Redis protocol.
+    RESP_WORDS_MAX: usize = 20_480, "words";
+    /// Longest time that a connection of the Redis protocol may be kept open without a request.
+    RESP_IDLE_SECONDS_MAX: u64 = 3600, "seconds";
     /// Longest wait of a long poll.
     CLAIM_WAIT_SECONDS_MAX: u64 = 30, "seconds";
     /// Most deliveries lent by one claim.

@@ -39,7 +39,7 @@ use tidegate_modules::{
 };
 
 pub use self::{
-    access::{ListenerConfig, Role, TokenConfig, TokenHash},
+    access::{ListenerConfig, Protocol, Role, TokenConfig, TokenHash},
     beside::BesideConfig,
     engine::{Engine, NatsConfig, PostgresConfig, RedisConfig},
     environment::SystemEnvironment,

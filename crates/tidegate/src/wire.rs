@@ -32,9 +32,13 @@ use tidegate_modules::{HttpClient, OpenSource, SinkParts, SourceConfig, SourcePa
 use tidegate_rules::Schema;
 use tokio::net::TcpListener;
 
-use self::{beside::Engines, door::Door, schemas::Schemas};
+use self::{
+    beside::Engines,
+    door::{Door, Room},
+    schemas::Schemas,
+};
 use crate::{
-    config::{self, Config, GroupConfig, ResultsConfig, forwarder},
+    config::{self, Config, GroupConfig, Protocol, ResultsConfig, forwarder},
     log::{Log, RoleLog},
     preflight::Checked,
 };
@@ -259,8 +263,11 @@ fn open_doors(
     let mut addresses = Vec::new();
     for ((listener, address), settings) in listeners.into_iter().zip(&config.listeners) {
         node.cx.notices.emit(&Notice::ListenerBound { address: address.to_string() });
-        let router = control.router(settings.mounted())?;
-        node.supervisor.service(Door::new(listener, address, router, stop.clone()));
+        let room = match settings.protocol {
+            Protocol::Http => Room::Http(control.router(settings.mounted())?),
+            Protocol::Redis => Room::Redis(control.clone()),
+        };
+        node.supervisor.service(Door::new(listener, address, room, stop.clone()));
         addresses.push(address);
     }
     Ok((doors, addresses))

@@ -89,6 +89,8 @@ pub(crate) struct Group {
     side: Option<Side>,
     /// Its workers are outside of the node.
     pull: bool,
+    /// Of those, so many wait for something to do right now.
+    asking: usize,
     /// The target that its handler calls.
     target: Option<String>,
     /// What the target's guard allows: `open`, `probe`, `closed` or `disabled`.
@@ -258,6 +260,7 @@ impl Group {
             }),
             side: side.map(Side::from),
             pull: view.glance.pull,
+            asking: view.glance.asking,
             target: view.target.map(String::from),
             gate: gate_word(view.gate),
             policy: Policy {

@@ -24,6 +24,9 @@ pub struct ListenerConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "address")]
     pub bind: Option<SocketAddr>,
+    /// What is spoken there.
+    #[serde(default, skip_serializing_if = "Protocol::is_usual")]
+    pub protocol: Protocol,
     /// Profile: paths and metric names by which an older system was operated, beside those of the node. `profiles.md` lists
     /// them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -72,6 +75,23 @@ impl ListenerConfig {
             "refusing to bind {} without a token: other machines could reach it; add one under tokens, or bind 127.0.0.1",
             self.address()
         )
+    }
+}
+
+/// What is spoken at a listener.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// HTTP: the API, health, metrics, and the sources of type `http`.
+    #[default]
+    Http,
+    /// The part of the Redis protocol that programs on Redis Streams use, described in `docs/redis-protocol.md`.
+    Redis,
+}
+
+impl Protocol {
+    fn is_usual(&self) -> bool {
+        *self == Self::Http
     }
 }
 
@@ -174,6 +194,12 @@ pub(super) fn check(
             && Profile::find(profile).is_none()
         {
             here.at("profile").unknown("profile", profile, PROFILES.iter().map(|profile| profile.name));
+        }
+        if listener.protocol == Protocol::Redis {
+            let is_plain = listener.profile.is_none() && listener.group.is_none() && listener.log.is_none();
+            here.require(is_plain, || "profile, group and log are for protocol: http".to_owned());
+            here.at("protocol")
+                .require(index > 0, || "the first listener speaks http: health and the API are there".to_owned());
         }
         let profile = listener.mounted().map(|mounted| mounted.profile);
         if listener.bind.is_none()

@@ -134,7 +134,7 @@ fn unknown_keys_are_named_with_the_nearest_one() {
     go("version: 1", "version: 1\ngroup: {}", "group", "groups", "streams");
     go("url:", "uri:", "groups.deliver.sink.uri", "url", "secret");
     go("path:", "pth:", "sources.intake.pth", "path", "defaults");
-    go("bind:", "bid:", "listeners[0].bid", "bind", "(known: bind, profile, group, log)");
+    go("bind:", "bid:", "listeners[0].bid", "bind", "(known: bind, protocol, profile, group, log)");
     check(
         "count: 1000000",
         "letters: 1",

@@ -7,25 +7,31 @@ use std::{
 
 use async_trait::async_trait;
 use axum::Router;
-use tidegate_control::{ServeLimits, serve};
+use tidegate_control::{Control, ServeLimits, serve, serve_redis};
 use tidegate_core::{
     fault::{Fault, Origin, Result},
     service::{Context, Service, Stop},
 };
 use tokio::net::TcpListener;
 
+/// What stands behind a listener.
+pub(super) enum Room {
+    Http(Router),
+    Redis(Control),
+}
+
 pub(super) struct Door {
     address: SocketAddr,
     /// The listener that was bound before anything else started; taken by the first run.
     first: Mutex<Option<TcpListener>>,
-    router: Router,
+    room: Room,
     /// Stops later than everything else in the node.
     stop: Stop,
 }
 
 impl Door {
-    pub(super) fn new(listener: TcpListener, address: SocketAddr, router: Router, stop: Stop) -> Arc<Self> {
-        Arc::new(Self { address, first: Mutex::new(Some(listener)), router, stop })
+    pub(super) fn new(listener: TcpListener, address: SocketAddr, room: Room, stop: Stop) -> Arc<Self> {
+        Arc::new(Self { address, first: Mutex::new(Some(listener)), room, stop })
     }
 }
 
@@ -43,6 +49,10 @@ impl Service for Door {
                 Fault::unavailable(Origin::Tidegate, format!("listen on {} again: {error}", self.address))
             })?,
         };
-        serve(listener, self.router.clone(), ServeLimits::default(), self.stop.clone(), cx.clock).await
+        let stop = self.stop.clone();
+        match &self.room {
+            Room::Http(router) => serve(listener, router.clone(), ServeLimits::default(), stop, cx.clock).await,
+            Room::Redis(control) => serve_redis(listener, control, stop, cx.clock).await,
+        }
     }
 }

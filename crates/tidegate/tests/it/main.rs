@@ -18,6 +18,7 @@ mod outbox;
 mod receiver;
 mod replay;
 mod reply;
+mod resp;
 mod rules;
 mod see;
 mod stop;
