@@ -10,10 +10,11 @@ use crate::{
     Settings,
     board::Board,
     bodies::Bodies,
+    drive::{Driven, Plan},
     engine::{self, BATCH, Crew, Fate, WARM, Works},
     probe::probe,
-    process::{self, cpu_seconds},
-    redis::{self, Redis},
+    process::{self, Owned, cpu_seconds},
+    redis::{self, Form, Redis},
     spread::millis,
     stage::{Stage, group_name, group_spec, stream_name, stream_spec},
     ui,
@@ -181,23 +182,39 @@ fn publish(settings: &Settings, in_flight: &[usize]) -> Result<()> {
 
 /// Measures XADD with so many in flight, on many connections and on few, and keeps the better.
 pub(crate) fn redis_publish(board: &mut Board, settings: &Settings, in_flight: usize) -> Result<()> {
+    let name = format!("{}, {in_flight} in flight", redis::NAME);
+    let (rate, cpu) = redis_rate(settings, Form::Plain, in_flight)?;
+    board.add(&name, "1/s", rate);
+    board.add(&format!("{name}: processor"), "µs/msg", cpu);
+    Ok(())
+}
+
+/// Publishes per second of Redis, and microseconds of its processor for each.
+pub(crate) fn redis_rate(settings: &Settings, form: Form, in_flight: usize) -> Result<(f64, f64)> {
     let redis = Redis::start(&settings.dir)?;
-    let mut best: Option<(f64, f64)> = None;
+    best_of(settings, &redis.process, in_flight, |connections, plan| {
+        redis.publish(form, settings.size, connections, plan)
+    })
+}
+
+/// The best rate with so many in flight on one connection, on a few or on many, and what one message costs the server then.
+pub(crate) fn best_of(
+    settings: &Settings,
+    server: &Owned,
+    in_flight: usize,
+    publish: impl Fn(usize, Plan) -> Result<Driven>,
+) -> Result<(f64, f64)> {
+    let mut best = (0.0, 0.0);
     for connections in [1, 4, 64] {
         let depth = in_flight.div_ceil(connections);
-        let before = cpu_seconds(redis.process.pid())?;
-        let driven = redis.publish(settings.size, connections, depth, WARM, settings.time() / 2)?;
-        let cpu = (cpu_seconds(redis.process.pid())? - before) * 1e6 / driven.total.max(1) as f64;
-        if best.is_none_or(|(rate, _)| driven.per_second() > rate) {
-            best = Some((driven.per_second(), cpu));
+        let before = cpu_seconds(server.pid())?;
+        let driven = publish(connections, Plan { depth, warm: WARM, time: settings.time() / 2, rate: None })?;
+        let cpu = (cpu_seconds(server.pid())? - before) * 1e6 / driven.total.max(1) as f64;
+        if driven.per_second() > best.0 {
+            best = (driven.per_second(), cpu);
         }
     }
-    if let Some((rate, cpu)) = best {
-        let name = format!("{}, {in_flight} in flight", redis::NAME);
-        board.add(&name, "1/s", rate);
-        board.add(&format!("{name}: processor"), "µs/msg", cpu);
-    }
-    Ok(())
+    Ok(best)
 }
 
 /// Name of the series of Redis with a ledger.
@@ -205,7 +222,7 @@ pub(crate) const REDIS_LEDGER: &str = "Redis always with ledger";
 
 pub(crate) fn redis_settle(board: &mut Board, settings: &Settings, workers: usize, batch: usize) -> Result<()> {
     let redis = Redis::start(&settings.dir)?;
-    let driven = redis.settle(settings.size, workers, batch, settings.messages().min(300_000))?;
+    let driven = redis.settle(Form::Plain, settings.size, workers, batch, settings.messages().min(300_000))?;
     board.add(REDIS_LEDGER, "1/s", driven.per_second());
     Ok(())
 }

@@ -1,11 +1,12 @@
 //! `tidegate-bench features`: what limiter, breaker, ledger, order key, dedupe, expression and schema cost on the path
-//! of a message.
+//! of a message: in process, where every microsecond shows, and with `--whole` on a node.
 
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Result;
 use async_trait::async_trait;
 use clap::Args;
+use serde_json::{Value, json};
 use tidegate_core::{
     clock::Clock,
     delivery::{Delivery, Outcome},
@@ -23,6 +24,10 @@ use crate::{
     bodies::Bodies,
     engine::{self, Crew, Works},
     engine_runs::{PROBE, open, repeat},
+    http::{EVENTS, Post},
+    http_runs::{deliver, to_webhook},
+    node::with_stream,
+    peer::{Peer, Serve},
     process::cpu_seconds,
     stage::{Stage, group_spec, stream_spec},
 };
@@ -43,6 +48,9 @@ pub(crate) struct Features {
     /// Events are spread over so many order keys.
     #[arg(long, default_value_t = 10_000)]
     keys: u64,
+    /// On a whole node, from HTTP to a webhook: nothing that can be off, and everything at once.
+    #[arg(long)]
+    whole: bool,
 }
 
 /// What is switched on.
@@ -141,14 +149,7 @@ async fn run_one(stage: &Stage, ask: &Features, switches: Switches, board: &mut 
     let crew = Crew { spec: group, workers: ask.workers, handler, stages: stages(switches)? };
     let works = Works::start(&stage.store, Notices::default(), crew).await?;
     if switches.schema {
-        let schema = Schema::compile(&serde_json::json!({
-            "type": "object",
-            "required": ["total", "customer"],
-            "properties": {
-                "total": {"type": "integer", "minimum": 0},
-                "customer": {"type": "object", "required": ["id"], "properties": {"id": {"type": "string"}}},
-            },
-        }))?;
+        let schema = Schema::compile(&shape())?;
         works.publisher.ask_for([(stream.name.clone(), schema)].into())?;
     }
     let bodies = Bodies::new(ask.settings.size).keyed(ask.keys).json();
@@ -158,6 +159,35 @@ async fn run_one(stage: &Stage, ask: &Features, switches: Switches, board: &mut 
     works.stop().await?;
     board.add(name, "1/s", rate.per_second());
     board.add(&processor(name), "µs/msg", cpu * 1e6 / rate.count.max(1) as f64);
+    Ok(())
+}
+
+/// The schema that the data must fit.
+fn shape() -> Value {
+    json!({
+        "type": "object",
+        "required": ["total", "customer"],
+        "properties": {
+            "total": {"type": "integer", "minimum": 0},
+            "customer": {"type": "object", "required": ["id"], "properties": {"id": {"type": "string"}}},
+        },
+    })
+}
+
+/// Measures nothing that can be off and everything at once, on nodes that are the same otherwise.
+fn on_a_node(ask: &Features, board: &mut Board, run: usize) -> Result<()> {
+    let schema = format!("max_backlog: off, schema: {{ inline: {} }}", shape());
+    let all = format!("order_by: subject, where: \"{CONDITION}\", ");
+    let sets = [
+        ("none", "max_backlog: off, dedupe: off", "ledger: off, ", ""),
+        ("all", schema.as_str(), all.as_str(), ", rate: 1000000/s"),
+    ];
+    for (name, stream, group, target) in sets.into_iter().cycle().skip(run).take(sets.len()) {
+        let receiver = Peer::start(&Serve::Bare { threads: 1 })?;
+        let (group, targets) = to_webhook(group, ask.workers, receiver.address, target);
+        let dialogs = (0..ask.publishers).map(|number| Post::json(EVENTS, ask.settings.size, number)).collect();
+        deliver(board, &ask.settings, name, &with_stream(stream, &group, &targets), dialogs)?;
+    }
     Ok(())
 }
 
@@ -171,6 +201,9 @@ impl Features {
         let mut board = open("features", settings);
         let runtime = settings.runtime()?;
         repeat(&mut board, settings, |board, run| {
+            if self.whole {
+                return on_a_node(self, board, run);
+            }
             // Each run begins with another set, so that none is always the first.
             let wanted = |(name, _): &(&str, Switches)| self.sets.is_empty() || self.sets.iter().any(|set| set == name);
             for (name, switches) in SETS.into_iter().cycle().skip(run).take(SETS.len()).filter(wanted) {
@@ -179,19 +212,19 @@ impl Features {
             }
             Ok(())
         })?;
-        for (name, _) in SETS.into_iter().skip(1) {
+        let measured = |(name, _): &(&str, Switches)| !self.whole || *name == "all";
+        for (name, _) in SETS.into_iter().skip(1).filter(measured) {
             board.add_change(&format!("{name}: rate lost"), name, SETS[0].0, -1.0);
             board.add_change(&format!("{name}: processor time added"), &processor(name), &processor(SETS[0].0), 1.0);
         }
-        board.expect("cost of all features, rate", "all: rate lost", Sense::AtMost, 30.0, Some(15.0));
-        board.expect(
-            "cost of all features, processor time",
-            "all: processor time added",
-            Sense::AtMost,
-            30.0,
-            Some(15.0),
-        );
-        board.note("end to end in process, one delivery per call of the handler; the limiter comes with the breaker");
+        let most = Some(15.0);
+        board.expect("cost of all features, rate", "all: rate lost", Sense::AtMost, 30.0, most);
+        let name = "cost of all features, processor time";
+        board.expect(name, "all: processor time added", Sense::AtMost, 30.0, most);
+        board.note(match self.whole {
+            true => "from HTTP until the last webhook is settled; a target always has a breaker, so both have it",
+            false => "end to end in process, one delivery per call of the handler; the limiter comes with the breaker",
+        });
         board.print(PROBE);
         Ok(())
     }

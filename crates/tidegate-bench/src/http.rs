@@ -123,14 +123,31 @@ pub(crate) struct Post {
 impl Post {
     /// One event in binary mode: attributes in headers, random bytes as the body.
     pub(crate) fn one(path: &str, size: usize, connection: usize) -> Self {
+        // A mark in the body would become an id.
+        let body: Vec<u8> =
+            std::iter::repeat_with(|| fastrand::u8(..)).filter(|byte| *byte != b'#').take(size).collect();
+        Self::single(path, "content-type: application/octet-stream\r\n", &body, connection)
+    }
+
+    /// One event in binary mode that has a subject of its own, and JSON as the body: a number, a customer, and random
+    /// letters up to the size.
+    pub(crate) fn json(path: &str, size: usize, connection: usize) -> Self {
         let id = "#".repeat(ID_DIGITS);
+        let start = r#"{"total":7,"customer":{"id":"c-7"},"text":""#;
+        let letters: String =
+            std::iter::repeat_with(fastrand::alphanumeric).take(size.saturating_sub(start.len() + 2)).collect();
+        let headers = format!("ce-subject: {id}\r\ncontent-type: application/json\r\n");
+        Self::single(path, &headers, format!("{start}{letters}\"}}").as_bytes(), connection)
+    }
+
+    fn single(path: &str, headers: &str, body: &[u8], connection: usize) -> Self {
+        let (id, size) = ("#".repeat(ID_DIGITS), body.len());
         let mut bytes = format!(
             "POST {path} HTTP/1.1\r\nhost: localhost\r\nce-specversion: 1.0\r\nce-id: {id}\r\nce-source: /bench\r\n\
-             ce-type: bench.event\r\ncontent-type: application/octet-stream\r\ncontent-length: {size}\r\n\r\n"
+             ce-type: bench.event\r\n{headers}content-length: {size}\r\n\r\n"
         )
         .into_bytes();
-        // A mark in the body would become an id.
-        bytes.extend(std::iter::repeat_with(|| fastrand::u8(..)).filter(|byte| *byte != b'#').take(size));
+        bytes.extend_from_slice(body);
         Self { stencil: Stencil::new(bytes, connection), messages: 1 }
     }
 

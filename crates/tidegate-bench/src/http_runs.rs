@@ -243,6 +243,36 @@ pub(crate) fn pull(ask: &Pull) -> Result<()> {
     Ok(())
 }
 
+/// A group whose events go to a webhook at an address, and its target with more settings.
+pub(crate) fn to_webhook(group: &str, workers: usize, receiver: SocketAddr, target: &str) -> (String, String) {
+    let sink = format!("sink: {{ type: webhook, url: \"http://{receiver}/hook\", target: local }}");
+    let targets = format!("targets:\n  local: {{ concurrency: {workers}{target} }}\n");
+    (format!("workers: {workers}, {group}{sink}"), targets)
+}
+
+/// Publishes to a node for a while and waits until everything is delivered; adds the rate from the first publish until the
+/// last event is settled, and what one cost.
+pub(crate) fn deliver(
+    board: &mut Board,
+    settings: &Settings,
+    name: &str,
+    configuration: &str,
+    dialogs: Vec<Post>,
+) -> Result<()> {
+    let plan = Plan { depth: 1, warm: WARM, time: settings.time(), rate: None };
+    let berth = Berth::new(&settings.dir, settings.threads, configuration)?;
+    let node = berth.start()?;
+    let (watch, before) = (Clock::real().stopwatch(), cpu_seconds(node.process.pid())?);
+    let driven = drive(node.address, dialogs, plan)?;
+    board.add(&format!("{name}: publish alone while it delivers"), "1/s", driven.per_second());
+    node.wait_for_done(driven.total)?;
+    let time = watch.elapsed().as_secs_f64();
+    let cpu = cpu_seconds(node.process.pid())? - before;
+    board.add(name, "1/s", driven.total as f64 / time);
+    board.add(&format!("{name}: processor"), "µs/msg", cpu * 1e6 / driven.total.max(1) as f64);
+    Ok(())
+}
+
 pub(crate) fn whole(ask: &Whole) -> Result<()> {
     let settings = &ask.settings;
     let mut board = open("node", settings);
@@ -254,22 +284,8 @@ pub(crate) fn whole(ask: &Whole) -> Result<()> {
         let proxy = Peer::start(&Serve::Proxy { threads: settings.threads, to: receiver.address })?;
         measure(board, &proxy_name, (&proxy.process, proxy.address), dialogs(), plan)?;
         drop(proxy);
-        let group = format!(
-            "workers: {}, sink: {{ type: webhook, url: \"http://{}/hook\", target: local }}",
-            ask.workers, receiver.address
-        );
-        let targets = format!("targets:\n  local: {{ concurrency: {} }}\n", ask.workers);
-        let berth = Berth::new(&settings.dir, settings.threads, &configuration(&group, &targets))?;
-        let node = berth.start()?;
-        let (watch, before) = (Clock::real().stopwatch(), cpu_seconds(node.process.pid())?);
-        let driven = drive(node.address, dialogs(), plan)?;
-        board.add("node, publish alone while it delivers", "1/s", driven.per_second());
-        node.wait_for_done(driven.total)?;
-        let time = watch.elapsed().as_secs_f64();
-        let cpu = cpu_seconds(node.process.pid())? - before;
-        board.add(&name, "1/s", driven.total as f64 / time);
-        board.add(&format!("{name}: processor"), "µs/msg", cpu * 1e6 / driven.total.max(1) as f64);
-        Ok(())
+        let (group, targets) = to_webhook("", ask.workers, receiver.address, "");
+        deliver(board, settings, &name, &configuration(&group, &targets), dialogs())
     })?;
     board.note("the rate of the node counts from the first publish until the last webhook is settled");
     board.expect_ratio("whole node", &name, &proxy_name, 0.5, Some(0.7));

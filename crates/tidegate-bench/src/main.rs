@@ -18,6 +18,7 @@ mod process;
 mod redis;
 mod relay;
 mod reopen;
+mod resp;
 mod scaling;
 mod servers;
 mod spread;
@@ -64,6 +65,8 @@ enum Command {
     Steady(steady::Steady),
     /// Tidegate over Redis, PostgreSQL and NATS, against a client by hand on the same server.
     Servers(servers::Servers),
+    /// Publishing and consuming with the Redis protocol, on a node and on Redis.
+    Resp(resp::Resp),
     /// The relay of an outbox, from PostgreSQL to Redis, while the table grows.
     Relay(relay::Relay),
     /// What limiter, breaker, ledger, order key and dedupe cost.
@@ -138,6 +141,7 @@ fn main() -> ExitCode {
         Command::Memory(ask) => reopen::memory(&ask),
         Command::Steady(ask) => ask.run(),
         Command::Servers(ask) => ask.run(),
+        Command::Resp(ask) => ask.run(),
         Command::Relay(ask) => ask.run(),
         Command::Features(ask) => ask.run(),
         Command::Scaling(ask) => ask.run(),

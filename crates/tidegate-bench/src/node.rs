@@ -22,12 +22,15 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Berth {
     dir: TempDir,
     threads: usize,
+    listeners: usize,
 }
 
 /// A node that runs.
 pub(crate) struct Node {
     pub(crate) process: Owned,
     pub(crate) address: SocketAddr,
+    /// Of all its listeners.
+    pub(crate) addresses: Vec<SocketAddr>,
 }
 
 /// Returns the binary: `tidegate` beside this program.
@@ -39,9 +42,14 @@ pub(crate) fn program() -> Result<PathBuf> {
 
 /// Returns the configuration of a node with one stream, one way in, and a group with the given sink.
 pub(crate) fn configuration(group: &str, more: &str) -> String {
+    with_stream("max_backlog: off", group, more)
+}
+
+/// The same, with settings of the stream.
+pub(crate) fn with_stream(stream: &str, group: &str, more: &str) -> String {
     format!(
         "version: 1\nnode: {{ name: bench, data: ./data, environment: development }}\nengine: embedded\n\
-         streams:\n  events: {{ max_backlog: off }}\ngroups:\n  work: {{ from: events, {group} }}\n{more}"
+         streams:\n  events: {{ {stream} }}\ngroups:\n  work: {{ from: events, {group} }}\n{more}"
     )
 }
 
@@ -52,7 +60,12 @@ impl Berth {
     pub(crate) fn new(parent: &Path, threads: usize, configuration: &str) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("tidegate-bench-node-").tempdir_in(parent)?;
         fs::write(dir.path().join("tidegate.yaml"), configuration)?;
-        Ok(Self { dir, threads })
+        Ok(Self { dir, threads, listeners: 1 })
+    }
+
+    /// Gives nodes so many listeners, those that are configured.
+    pub(crate) fn listening(self, listeners: usize) -> Self {
+        Self { listeners, ..self }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -67,14 +80,8 @@ impl Berth {
     pub(crate) fn start(&self) -> Result<Node> {
         let log = self.dir.path().join("log");
         let mut command = Command::new(program()?);
-        command.current_dir(self.dir.path()).args([
-            "run",
-            "tidegate.yaml",
-            "--data",
-            "data",
-            "--listen",
-            "127.0.0.1:0",
-        ]);
+        command.current_dir(self.dir.path()).args(["run", "tidegate.yaml", "--data", "data"]);
+        command.args(["--listen", "127.0.0.1:0"].repeat(self.listeners));
         command.args(["--log-level", "warn", "--threads", &self.threads.to_string()]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(fs::File::create(&log)?);
         let mut process = Owned::spawn(&mut command)?;
@@ -84,8 +91,9 @@ impl Berth {
             if let Some(status) = process.0.try_wait()? {
                 bail!("the node ended with {status}: {}", fs::read_to_string(&log)?);
             }
-            if let Some(address) = address(&listeners, process.pid()) {
-                return Ok(Node { process, address });
+            let addresses = addresses(&listeners, process.pid()).unwrap_or_default();
+            if let Some(&address) = addresses.first() {
+                return Ok(Node { process, address, addresses });
             }
             ensure!(watch.elapsed() < PATIENCE, "the node is not ready: {}", fs::read_to_string(&log)?);
             pause(Duration::from_millis(2));
@@ -101,11 +109,11 @@ pub(crate) fn pause(time: Duration) {
     }
 }
 
-fn address(listeners: &Path, pid: u32) -> Option<SocketAddr> {
+fn addresses(listeners: &Path, pid: u32) -> Option<Vec<SocketAddr>> {
     let document: Value = serde_json::from_slice(&fs::read(listeners).ok()?).ok()?;
     // A file that a killed node left behind names another process.
-    let address = document.pointer("/listeners/0/address")?.as_str()?;
-    (document["pid"] == pid).then(|| address.parse().ok())?
+    let listed = document["listeners"].as_array().filter(|_| document["pid"] == pid)?;
+    listed.iter().map(|listener| listener["address"].as_str()?.parse().ok()).collect()
 }
 
 impl Node {

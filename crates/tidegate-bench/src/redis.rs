@@ -20,6 +20,17 @@ use crate::{
 /// Name of the series, and what is said when the server is not there.
 pub(crate) const NAME: &str = "Redis always";
 
+/// How much of what the engine does is done by hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// XADD with one field; XREADGROUP, and a transaction of XACK and ledger.
+    Plain,
+    /// A publish that knows repeats, with the fields of an envelope; a ledger that is asked before it is written.
+    Once,
+    /// XADD, XREADGROUP and XACK: the ledger is the node's.
+    Node,
+}
+
 /// A Redis server of ours.
 pub(crate) struct Redis {
     pub(crate) process: Owned,
@@ -70,7 +81,7 @@ impl Redis {
     fn wait_until_ready(&self) -> Result<()> {
         let watch = Clock::real().stopwatch();
         loop {
-            if self.call(&[b"PING"]).is_ok_and(|answer| answer.starts_with("+PONG")) {
+            if self.call(&[b"PING"], 1).is_ok_and(|answer| answer.starts_with("+PONG")) {
                 return Ok(());
             }
             ensure!(watch.elapsed() < Duration::from_secs(10), "redis-server did not answer");
@@ -78,49 +89,70 @@ impl Redis {
         }
     }
 
-    /// Makes one call and returns the first line of the answer.
-    fn call(&self, words: &[&[u8]]) -> Result<String> {
+    /// Makes one call and returns a line of the answer, counted from 1.
+    fn call(&self, words: &[&[u8]], wanted: usize) -> Result<String> {
         let mut stream = TcpStream::connect(self.address)?;
         let mut out = Vec::new();
         command(&mut out, words);
         stream.write_all(&out)?;
-        let mut line = String::new();
-        BufReader::new(stream).read_line(&mut line)?;
-        Ok(line)
+        let line = BufReader::new(stream).lines().nth(wanted.saturating_sub(1));
+        Ok(line.transpose()?.unwrap_or_default())
     }
 
-    /// Publishes with XADD, so many in flight on so many connections.
-    pub(crate) fn publish(
-        &self,
-        size: usize,
-        connections: usize,
-        depth: usize,
-        warm: Duration,
-        time: Duration,
-    ) -> Result<Driven> {
-        let dialogs = (0..connections).map(|_| Publish { body: random(size) }).collect();
-        drive(self.address, dialogs, Plan { depth, warm, time, rate: None })
+    /// Publishes on so many connections, plain or in a script that knows repeats.
+    pub(crate) fn publish(&self, form: Form, size: usize, connections: usize, plan: Plan) -> Result<Driven> {
+        if form != Form::Once {
+            return publish(self.address, size, connections, plan);
+        }
+        let script = self.call(&[b"SCRIPT", b"LOAD", ONCE], 2)?;
+        let dialogs = (0..connections)
+            .map(|_| PublishOnce { body: random(size), script: script.clone(), next: fastrand::u64(..) })
+            .collect();
+        drive(self.address, dialogs, plan)
     }
 
-    /// Reads so many events in a group, acknowledges them and remembers each in a ledger, all in one transaction per batch.
-    pub(crate) fn settle(&self, size: usize, workers: usize, batch: usize, count: u64) -> Result<Driven> {
-        let left = std::rc::Rc::new(std::cell::Cell::new(count));
-        let fill = (0..4).map(|_| Fill { body: random(size), left: left.clone(), pending: Vec::new() }).collect();
-        let plan = Plan { depth: 500, warm: Duration::ZERO, time: Duration::from_secs(600), rate: None };
-        drive(self.address, fill, plan)?;
-        let answer = self.call(&[b"XGROUP", b"CREATE", STREAM, b"work", b"0"])?;
+    /// Reads so many events in a group, acknowledges them and remembers each in a ledger, all in one transaction per batch;
+    /// with [`Form::Once`] it asks the ledger first, as it must be asked when an event may come again.
+    pub(crate) fn settle(&self, form: Form, size: usize, workers: usize, batch: usize, count: u64) -> Result<Driven> {
+        fill(self.address, size, count)?;
+        let answer = self.call(&[b"XGROUP", b"CREATE", STREAM, b"work", b"0"], 1)?;
         ensure!(answer.starts_with("+OK"), "make a group in Redis: {answer}");
-        let dialogs = (0..workers).map(|number| Consume::new(number, batch)).collect();
-        drive(self.address, dialogs, Plan { depth: 1, ..plan })
+        consume(self.address, form, workers, batch)
     }
+}
+
+/// Publishes with XADD on so many connections.
+pub(crate) fn publish(address: SocketAddr, size: usize, connections: usize, plan: Plan) -> Result<Driven> {
+    let dialogs = (0..connections).map(|_| Publish { body: random(size) }).collect();
+    drive(address, dialogs, plan)
+}
+
+/// As long as it takes.
+const WHOLE: Plan = Plan { depth: 1, warm: Duration::ZERO, time: Duration::from_secs(600), rate: None };
+
+/// Publishes so many events.
+pub(crate) fn fill(address: SocketAddr, size: usize, count: u64) -> Result<()> {
+    let left = std::rc::Rc::new(std::cell::Cell::new(count));
+    let fill = (0..4).map(|_| Fill { body: random(size), left: left.clone(), pending: Vec::new() }).collect();
+    drive(address, fill, Plan { depth: 500, ..WHOLE })?;
+    Ok(())
+}
+
+/// Reads everything in the group and acknowledges it.
+pub(crate) fn consume(address: SocketAddr, form: Form, workers: usize, batch: usize) -> Result<Driven> {
+    let dialogs = (0..workers).map(|number| Consume::new(form, number, batch)).collect();
+    drive(address, dialogs, WHOLE)
 }
 
 const STREAM: &[u8] = b"events";
 
+/// Appends an event unless its id was seen in the last ten minutes.
+const ONCE: &[u8] = b"if redis.call('SET', KEYS[2], 1, 'NX', 'PX', 600000) then \
+    return redis.call('XADD', KEYS[1], '*', unpack(ARGV)) end return ''";
+
+/// Random letters: fields that are no envelope must be text for a node.
 fn random(size: usize) -> Vec<u8> {
-    let mut body = vec![0; size];
-    fastrand::Rng::new().fill(&mut body);
-    body
+    std::iter::repeat_with(fastrand::alphanumeric).take(size).map(|letter| letter as u8).collect()
 }
 
 /// Appends a command in RESP.
@@ -194,6 +226,44 @@ impl Dialog for Publish {
     }
 }
 
+/// For ever as well, each with an id of its own and all fields of an envelope.
+struct PublishOnce {
+    body: Vec<u8>,
+    script: String,
+    next: u64,
+}
+
+impl Dialog for PublishOnce {
+    fn ask(&mut self, out: &mut Vec<u8>) -> bool {
+        self.next = self.next.wrapping_add(1);
+        let id = format!("{:016x}", self.next);
+        let seen = format!("seen:{id}");
+        const NOBODY: &[u8] = b"00000000-0000-0000-0000-000000000000";
+        let fields: [(&[u8], &[u8]); 9] = [
+            (b"event_id", id.as_bytes()),
+            (b"event_type", b"bench.event"),
+            (b"topic", STREAM),
+            (b"schema_version", b"1"),
+            (b"occurred_at", b"2026-01-01T00:00:00.000Z"),
+            (b"tenant_id", NOBODY),
+            (b"aggregate_id", NOBODY),
+            (b"aggregate_type", b"event"),
+            (b"payload", &self.body),
+        ];
+        head(out, 5 + 2 * fields.len());
+        [b"EVALSHA", self.script.as_bytes(), b"2", STREAM, seen.as_bytes()].iter().for_each(|one| word(out, one));
+        for (name, value) in fields {
+            word(out, name);
+            word(out, value);
+        }
+        true
+    }
+
+    fn answer(&mut self, input: &[u8]) -> Result<Option<Answer>> {
+        Ok(skip(input, 0, &mut |_| ())?.map(|used| Answer { used, messages: 1 }))
+    }
+}
+
 /// XADD until so many are there.
 struct Fill {
     body: Vec<u8>,
@@ -219,6 +289,7 @@ impl Dialog for Fill {
 
 /// A worker: one round trip settles a batch with its ledger entries and reads the next.
 struct Consume {
+    form: Form,
     name: String,
     batch: usize,
     /// Ids that were read and are not acknowledged.
@@ -230,8 +301,8 @@ struct Consume {
 }
 
 impl Consume {
-    fn new(number: usize, batch: usize) -> Self {
-        Self { name: format!("w{number}"), batch, held: Vec::new(), expected: 0, settled: 0, is_empty: false }
+    fn new(form: Form, number: usize, batch: usize) -> Self {
+        Self { form, name: format!("w{number}"), batch, held: Vec::new(), expected: 0, settled: 0, is_empty: false }
     }
 }
 
@@ -242,17 +313,31 @@ impl Dialog for Consume {
         }
         self.expected = 1;
         self.settled = self.held.len() as u64;
+        let ledger = |id: &Vec<u8>| [b"ledger:", &id[..]].concat();
         if !self.held.is_empty() {
-            command(out, &[b"MULTI"]);
-            head(out, 3 + self.held.len());
-            [b"XACK", STREAM, b"work"].iter().for_each(|one| word(out, one));
-            self.held.iter().for_each(|id| word(out, id));
-            for id in &self.held {
-                let key = [b"ledger:", &id[..]].concat();
-                command(out, &[b"SET", &key, b"1", b"EX", b"604800"]);
+            if self.form == Form::Node {
+                head(out, 3 + self.held.len());
+                [b"XACK", STREAM, b"work"].iter().for_each(|one| word(out, one));
+                self.held.iter().for_each(|id| word(out, id));
+                self.expected += 1;
             }
-            command(out, &[b"EXEC"]);
-            self.expected += 3 + self.held.len();
+            if self.form == Form::Once {
+                head(out, 1 + self.held.len());
+                word(out, b"MGET");
+                self.held.iter().for_each(|id| word(out, &ledger(id)));
+                self.expected += 1;
+            }
+            if self.form != Form::Node {
+                command(out, &[b"MULTI"]);
+                head(out, 3 + self.held.len());
+                [b"XACK", STREAM, b"work"].iter().for_each(|one| word(out, one));
+                self.held.iter().for_each(|id| word(out, id));
+                for id in &self.held {
+                    command(out, &[b"SET", &ledger(id), b"1", b"EX", b"604800"]);
+                }
+                command(out, &[b"EXEC"]);
+                self.expected += 3 + self.held.len();
+            }
         }
         let count = self.batch.to_string();
         let name = self.name.as_bytes();

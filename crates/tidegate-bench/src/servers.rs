@@ -15,9 +15,9 @@ use crate::{
     board::Board,
     bodies::Bodies,
     engine::{self, BATCH, Fate},
-    engine_runs::{PROBE, open, redis_publish, redis_settle, repeat},
+    engine_runs::{PROBE, open, redis_rate, repeat},
     hand::{Hand, OnNats, OnPostgres},
-    redis::{self, Redis},
+    redis::{Form, Redis},
     stage::{group_name, group_spec, stream_name, stream_spec},
 };
 
@@ -118,13 +118,18 @@ fn by_hand(name: &str) -> String {
     format!("{name}: by hand")
 }
 
+/// What may come twice and is not noticed.
+fn plain(name: &str) -> String {
+    format!("{name}: by hand, repeats not noticed")
+}
+
 impl Servers {
     pub(crate) fn run(&self) -> Result<()> {
         let settings = &self.settings;
         let mut board = open("servers", settings);
         let runtime = settings.runtime()?;
         board.note("Redis: appendfsync always; PostgreSQL: synchronous_commit on; NATS: its default, which answers before it syncs");
-        board.note("by hand: XADD, XREADGROUP and MULTI with a ledger; INSERT, and SKIP LOCKED with a ledger in one transaction; JetStream publish, and a pull consumer with a ledger in a stream");
+        board.note("by hand: a script of SET NX and XADD with the fields of an envelope, XREADGROUP, MGET of a ledger and MULTI; INSERT, and SKIP LOCKED with a ledger in one transaction; JetStream publish, and a pull consumer with a ledger in a stream");
         repeat(&mut board, settings, |board, _| {
             for &kind in &self.on {
                 for &in_flight in &self.in_flight {
@@ -150,9 +155,8 @@ impl Servers {
         let (settings, name) = (&self.settings, publish_name(kind, in_flight));
         let bodies = Bodies::new(settings.size);
         if kind == Kind::Redis {
-            redis_publish(board, settings, in_flight)?;
-            let rate = board.last(&format!("{}, {in_flight} in flight", redis::NAME)).unwrap_or_default();
-            board.add(&by_hand(&name), "1/s", rate);
+            board.add(&plain(&name), "1/s", redis_rate(settings, Form::Plain, in_flight)?.0);
+            board.add(&by_hand(&name), "1/s", redis_rate(settings, Form::Once, in_flight)?.0);
         }
         let server = Server::start(kind, settings)?;
         if let Some(hand) = runtime.block_on(server.hand(in_flight))? {
@@ -177,9 +181,11 @@ impl Servers {
         let (settings, name) = (&self.settings, settle_name(kind));
         let count = settings.messages();
         if kind == Kind::Redis {
-            redis_settle(board, settings, self.workers, self.batch)?;
-            let rate = board.last(crate::engine_runs::REDIS_LEDGER).unwrap_or_default();
-            board.add(&by_hand(&name), "1/s", rate);
+            for (form, name) in [(Form::Plain, plain(&name)), (Form::Once, by_hand(&name))] {
+                let (redis, count) = (Redis::start(&settings.dir)?, count.min(300_000));
+                let driven = redis.settle(form, settings.size, self.workers, self.batch, count)?;
+                board.add(&name, "1/s", driven.per_second());
+            }
         }
         let server = Server::start(kind, settings)?;
         if let Some(hand) = runtime.block_on(server.hand(self.workers))? {
