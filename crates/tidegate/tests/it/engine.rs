@@ -7,6 +7,7 @@ use tidegate_testkit::{NatsServer, PostgresServer, RedisServer};
 use crate::{
     node::{Berth, Node, SAMPLE, tidegate, told, until},
     receiver::Receiver,
+    resp::programs_for_redis_streams_find_the_same_there,
 };
 
 /// A server that keeps the streams.
@@ -118,6 +119,7 @@ on_each_server! {
     a_killed_node_goes_on_where_it_was,
     what_a_killed_node_held_is_done_by_the_other,
     nodes_that_share_a_server_say_when_they_work_differently,
+    programs_for_redis_streams_find_the_same_there,
 }
 
 pub(crate) fn sample(server: &impl Engine, receiver: &Receiver) -> String {

@@ -10,7 +10,10 @@ use std::{
 use serde_json::Value;
 use sha2::Digest as _;
 
-use crate::node::{Berth, Node, tidegate, told, until};
+use crate::{
+    engine::Engine,
+    node::{Berth, Node, tidegate, told, until},
+};
 
 const TOPIC: &str = "identity.user.v1";
 
@@ -146,6 +149,50 @@ async fn a_consumer_that_is_written_for_redis_runs_without_it() {
     node.group_has("spell_check_group", "done", 41).await;
     assert_eq!(node.json(&["audit", "messages"])["balanced"], true);
     drop(consumer);
+    node.stop().await;
+}
+
+/// On an engine in a server: ids of its own, and the same for those who publish and read.
+pub(crate) async fn programs_for_redis_streams_find_the_same_there(server: impl Engine) {
+    let berth = Berth::new(&config(&server.keys()));
+    let (node, port) = started(&berth, "127.0.0.1:0").await;
+    let plain = redis(port, &["XADD", "plain", "*", "b", "1", "a", "2"]);
+    let ids: Vec<String> = (0..6).map(|number| envelope(port, number)).collect();
+    assert_eq!(envelope(port, 3), ids[3], "a repeat");
+    let all = |words: &[&str]| lines(port, words).into_iter().filter(|line| ids.contains(line)).collect::<Vec<_>>();
+    assert_eq!(all(&["XRANGE", TOPIC, "-", "+"]), ids);
+    let back: Vec<String> = ids.iter().rev().cloned().collect();
+    assert_eq!(all(&["XREVRANGE", TOPIC, "+", "-"]), back);
+    assert_eq!(all(&["XREVRANGE", TOPIC, &format!("({}", ids[4]), &ids[1], "COUNT", "2"]), back[2..4]);
+    assert_eq!(all(&["XRANGE", TOPIC, &format!("({}", ids[1]), &ids[3]]), ids[2..4]);
+    assert_eq!((redis(port, &["XLEN", TOPIC]), redis(port, &["XLEN", "plain"])), ("6".into(), "1".into()));
+    assert_eq!(lines(port, &["XRANGE", "plain", "-", "+"]), [&plain, "b", "1", "a", "2"]);
+    let mut came = Vec::new();
+    while came.len() < ids.len() {
+        let got = all(&[
+            "XREADGROUP",
+            "GROUP",
+            "spell_check_group",
+            "c",
+            "COUNT",
+            "2",
+            "BLOCK",
+            "5000",
+            "STREAMS",
+            TOPIC,
+            ">",
+        ]);
+        assert!(!got.is_empty(), "{came:?}");
+        assert_eq!(all(&["XREADGROUP", "GROUP", "spell_check_group", "c", "STREAMS", TOPIC, "0"]), got);
+        let ack =
+            [&["XACK", TOPIC, "spell_check_group"], &*got.iter().map(String::as_str).collect::<Vec<_>>()].concat();
+        assert_eq!(redis(port, &ack), got.len().to_string());
+        came.extend(got);
+    }
+    came.sort_by_key(|id| ids.iter().position(|other| other == id));
+    assert_eq!(came, ids, "each once");
+    node.group_has("spell_check_group", "done", 6).await;
+    assert_eq!(node.json(&["audit", "messages"])["balanced"], true);
     node.stop().await;
 }
 
