@@ -9,6 +9,7 @@ use async_nats::{
         Context,
         consumer::{AckPolicy, DeliverPolicy, pull},
         context::ContextBuilder,
+        message::StreamMessage,
         response::Response,
         stream::{Config, DiscardPolicy, Info, RawMessageErrorKind, StorageType},
     },
@@ -195,10 +196,16 @@ impl Link {
 
     /// Returns the writer of a message; none when it is gone or has none.
     pub(super) async fn writer_of(&self, number: u64) -> Result<Option<String>> {
+        let message = self.message(number).await?;
+        Ok(message.and_then(|message| message.headers.get(WRITER).map(|writer| writer.as_str().to_owned())))
+    }
+
+    /// Returns a message; none when it is gone.
+    async fn message(&self, number: u64) -> Result<Option<StreamMessage>> {
         let stream = self.context.get_stream_no_info(&self.stream).await;
         let stream = stream.map_err(|error| self.fault("look at the log", &error))?;
         match stream.get_raw_message(number).await {
-            Ok(message) => Ok(message.headers.get(WRITER).map(|writer| writer.as_str().to_owned())),
+            Ok(message) => Ok(Some(message)),
             Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
             Err(error) => Err(self.fault("look at the log", &error)),
         }
@@ -224,7 +231,7 @@ impl Link {
         let consumer = stream.create_consumer(config).await.map_err(|error| failed(&error))?;
         let name = consumer.cached_info().name.clone();
         let log = self.subject("log.");
-        let mut left = consumer.cached_info().num_pending;
+        let (mut left, mut delivered, mut reached) = (consumer.cached_info().num_pending, 0, 0);
         while left > 0 {
             let batch = consumer.batch().max_messages(FETCH).expires(self.timeout);
             let mut batch = batch.messages().await.map_err(|error| failed(&error))?;
@@ -232,8 +239,13 @@ impl Link {
             while let Some(message) = batch.next().await {
                 let message = message.map_err(|error| failed(&error))?;
                 let info = message.info().map_err(|error| failed(&error))?;
+                // What was on its way when the connection was lost counts as delivered and does not come again.
+                delivered += 1;
+                if info.consumer_sequence != delivered {
+                    return Err(failed(&"some of it was lost on the way"));
+                }
                 let number = info.stream_sequence;
-                left = info.pending;
+                (left, reached) = (info.pending, number);
                 if number > to {
                     left = 0;
                     break;
@@ -249,6 +261,10 @@ impl Link {
             }
         }
         drop(stream.delete_consumer(&name).await);
+        // A server that has just started may not know yet all that it has.
+        if reached < to && self.message(to).await?.is_some() {
+            return Err(failed(&"the server stopped before its end"));
+        }
         Ok(())
     }
 
