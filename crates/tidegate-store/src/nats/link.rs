@@ -233,7 +233,7 @@ impl Link {
         let consumer = stream.create_consumer(config).await.map_err(|error| failed(&error))?;
         let name = consumer.cached_info().name.clone();
         let log = self.subject("log.");
-        // How many messages are pending is not asked: where some were removed, the server tells of none too soon.
+        // The end is the number asked for: how many messages the server counts as pending is not relied on.
         let (mut delivered, mut reached) = (0, 0);
         while reached < to {
             let batch = consumer.batch().max_messages(FETCH).expires(PATIENCE.min(self.timeout));
